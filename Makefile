@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+# Builds llmd. `make help` lists the targets; V=1 shows the commands; SAN=1 builds with ASan and UBSan in build/san.
+PREFIX ?= /usr/local
+DESTDIR ?=
+CC := gcc
+CLANG ?= clang
+V ?=
+Q := $(if $(V),,@)
+B := build$(if $(SAN),/san)
+
+PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium
+CPPFLAGS += -D_GNU_SOURCE -I. -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+CFLAGS ?= -O2 -g
+CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
+LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
+comma := ,
+
+# What is built: one list a part.
+LIB := option address log histogram
+AGENT := http_head http_body json prompt session_key endpoint session prefix decide
+TOOLS := llmd-sim llmd-load
+SIM :=
+LOAD :=
+UNIT :=
+FUZZ :=
+MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
+
+PROGRAMS := $(addprefix $(B)/,llmd-agent $(TOOLS))
+CORE := $(LIB:%=$(B)/obj/lib/%.o) $(AGENT:%=$(B)/obj/agent/%.o)
+TESTS := $(UNIT:%=$(B)/unit/test_%)
+FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
+
+.PHONY: all deps demo check check-unit check-fuzz check-blackbox fuzz bench install fmt help clean
+.DEFAULT_GOAL := all
+
+all: deps ## build everything (the default)
+	$(Q)$(MAKE) --no-print-directory $(PROGRAMS) $(MAN:%=build/man/%)
+
+deps:
+	$(Q)scripts/install-deps
+
+demo: all ## simulated pods, the agent and a replayed trace, round robin beside prefix-cache-aware
+	$(Q)scripts/demo
+
+check: all ## build and run all tests (root for the kernel parts)
+	$(Q)scripts/check
+
+check-unit: $(TESTS) ## only the unit tests
+	$(Q)set -e; for t in $(TESTS); do $$t; done
+
+check-fuzz: $(FUZZERS) ## a short run of every fuzz target over its corpus
+	$(Q)scripts/fuzz 5 $(FUZZERS)
+
+fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
+	$(Q)$(MAKE) --no-print-directory $(FUZZERS)
+	$(Q)scripts/fuzz $(or $(FUZZ_SECONDS),600) $(FUZZERS)
+
+bench: all ## measure; see bench/README.md
+	$(Q)bench/run
+
+install: all ## into DESTDIR and PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(addprefix build/man/,$(filter %.1,$(MAN))) $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 $(addprefix build/man/,$(filter %.8,$(MAN))) $(DESTDIR)$(PREFIX)/share/man/man8
+
+fmt: ## format all C files
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+clean: ## remove build/
+	rm -rf build
+
+$(B)/libcore.a: $(CORE)
+	@echo "  AR    $@"
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(B)/llmd-agent: $(B)/obj/agent/main.o $(B)/libcore.a
+$(B)/llmd-sim: $(SIM:%=$(B)/obj/tools/sim/%.o) $(B)/libcore.a
+$(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/libcore.a
+$(PROGRAMS):
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+$(B)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+# Fuzz targets are built whole with clang, so that all of the code under test is instrumented.
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB:%=lib/%.c) $(AGENT:%=agent/%.c)
+	@mkdir -p $(@D)
+	@echo "  FUZZ  $@"
+	$(Q)$(CLANG) -D_GNU_SOURCE -I. -std=gnu11 -O1 -g -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) $(LDLIBS)
+
+build/man/%: $(PROGRAMS)
+	@mkdir -p $(@D)
+	$(Q)build/$(basename $*) --man >$@
+
+.SECONDARY:
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pods: addresses, what they serve, their states, and the load that this agent has put on each. */
+#ifndef LLMD_AGENT_ENDPOINT_H
+#define LLMD_AGENT_ENDPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lib/address.h"
+
+enum { ENDPOINT_MAX = 1024, ENDPOINT_MODEL_MAX = 256 };
+
+enum endpoint_role { ENDPOINT_ROLE_DECODE = 1, ENDPOINT_ROLE_PREFILL = 2, ENDPOINT_ROLE_BOTH = 3 };
+
+enum endpoint_state {
+	ENDPOINT_FREE,	   /* no endpoint at this index */
+	ENDPOINT_STARTING, /* never reached yet; used like a ready one */
+	ENDPOINT_READY,
+	ENDPOINT_DOWN, /* connecting failed; probed until it is back */
+	ENDPOINT_DRAINING, /* no new sessions, streams go on */
+	ENDPOINT_STATE_N
+};
+
+/** struct endpoint_config - what --endpoint says. */
+struct endpoint_config {
+	struct address address;
+	char model[ENDPOINT_MODEL_MAX]; /* "": serves any */
+	enum endpoint_role role;
+	uint32_t blocks; /* capacity of its prefix cache in prefix blocks; 0: not known */
+};
+
+/**
+ * struct endpoint - index into the table is its identity together with the generation, which changes whenever the
+ * index is given to another pod (the same numbers go to the BPF map).
+ */
+struct endpoint {
+	struct endpoint_config config;
+	enum endpoint_state state;
+	uint32_t generation;
+	uint32_t inflight_requests;
+	uint64_t inflight_tokens;  /* uncached prompt tokens chosen for it and not yet answered */
+	uint64_t requests;	   /* ever */
+	char name[ADDRESS_TEXT_MAX]; /* of the address, for logs and labels */
+};
+
+struct endpoint_table {
+	uint32_t n; /* indexes in use are below it */
+	struct endpoint at[ENDPOINT_MAX];
+};
+
+/** endpoint_config_parse() - "ADDR:PORT[,model=M][,role=decode|prefill|both][,blocks=N]". Return: 0 or -EINVAL. */
+int endpoint_config_parse(struct endpoint_config *out, const char *text);
+
+/** endpoint_add() - Return: index, -EEXIST for a known address, -ENOSPC. */
+int endpoint_add(struct endpoint_table *table, const struct endpoint_config *config);
+
+/** endpoint_remove() - frees the index; its generation is spent. */
+void endpoint_remove(struct endpoint_table *table, uint32_t index);
+
+/** endpoint_find() - Return: index or -ENOENT. */
+int endpoint_find(const struct endpoint_table *table, const struct address *address);
+
+/** endpoint_set_state() - the one setter: legal edges only (asserted), logs old -> new with @why. */
+void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpoint_state state, const char *why);
+
+const char *endpoint_state_name(enum endpoint_state state);
+const char *endpoint_role_name(enum endpoint_role role);
+
+/** endpoint_is_usable() - ready or starting, with the decode role, and serving @model ("" matches all). */
+bool endpoint_is_usable(const struct endpoint *endpoint, const char *model);
+
+/**
+ * struct endpoint_claim - what one request holds of one endpoint. Zeroed: nothing. Both releases may be called in any
+ * order, any number of times; a claim on an endpoint that is gone since (generation) releases nothing.
+ */
+struct endpoint_claim {
+	uint32_t index, generation;
+	uint32_t tokens;
+	bool holds_request, holds_tokens;
+};
+
+void endpoint_claim_take(struct endpoint_table *table, uint32_t index, uint32_t tokens, struct endpoint_claim *claim);
+void endpoint_claim_release_tokens(struct endpoint_table *table, struct endpoint_claim *claim); /* first byte */
+void endpoint_claim_release(struct endpoint_table *table, struct endpoint_claim *claim);	     /* any end */
+
+#endif
