@@ -11,7 +11,7 @@ B := build$(if $(SAN),/san)
 PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium
 CPPFLAGS += -D_GNU_SOURCE -I. -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS ?= -O2 -g
-CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
+CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
 LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
 comma := ,
 
@@ -98,7 +98,7 @@ $(B)/obj/%.o: %.c
 build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB:%=lib/%.c) $(AGENT:%=agent/%.c)
 	@mkdir -p $(@D)
 	@echo "  FUZZ  $@"
-	$(Q)$(CLANG) -D_GNU_SOURCE -I. -std=gnu11 -O1 -g -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined \
+	$(Q)$(CLANG) -D_GNU_SOURCE -I. -std=gnu11 -O1 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) $(LDLIBS)
 
 build/man/%: $(PROGRAMS)

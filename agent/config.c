@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The options of llmd-agent as a table, and the checks between them. */
+#include "agent/config.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/log.h"
+
+static const struct option_name policy_names[] = {
+	{ "prefix-cache-aware", POLICY_PREFIX_CACHE_AWARE },
+	{ "session", POLICY_SESSION },
+	{ "least-load", POLICY_LEAST_LOAD },
+	{ "round-robin", POLICY_ROUND_ROBIN },
+	{ 0 },
+};
+
+static const struct option_name level_names[] = {
+	{ "debug", LOG_LEVEL_DEBUG },
+	{ "info", LOG_LEVEL_INFO },
+	{ "warn", LOG_LEVEL_WARN },
+	{ "error", LOG_LEVEL_ERROR },
+	{ 0 },
+};
+
+static const struct option_name format_names[] = { { "text", LOG_FORMAT_TEXT }, { "json", LOG_FORMAT_JSON }, { 0 } };
+
+static const struct option_range share = { 0, 1 };
+static const struct option_range block_range = { 16, 65536 };
+static const struct option_range table_range = { 1024, 1 << 28 };
+static const struct option_range connection_range = { 16, 1 << 20 };
+static const struct option_range retry_range = { 0, 16 };
+static const struct option_range pool_range = { 0, 4096 };
+static const struct option_range token_range = { 0.1, 64 };
+
+/* In the order in which they are looked for. */
+static const char *const default_session_headers[] = { "X-Session-ID", "x-session-token", "x-claude-code-session-id",
+	"x-session-affinity", "session-id", "session_id", "X-Correlation-ID" };
+enum { N_DEFAULT_SESSION_HEADERS = sizeof(default_session_headers) / sizeof(default_session_headers[0]) };
+
+static int parse_listen(void *field, const char *value, const void *data)
+{
+	struct config_listen *listen = field;
+
+	(void)data;
+	if (listen->n == CONFIG_LISTEN_MAX || address_parse(&listen->at[listen->n], value))
+		return -EINVAL;
+	listen->n++;
+	return 0;
+}
+
+static int parse_endpoint(void *field, const char *value, const void *data)
+{
+	struct config_endpoints *endpoints = field;
+
+	(void)data;
+	if (endpoints->n == ENDPOINT_MAX || endpoint_config_parse(&endpoints->at[endpoints->n], value))
+		return -EINVAL;
+	endpoints->n++;
+	return 0;
+}
+
+static int parse_header(void *field, const char *value, const void *data)
+{
+	struct config_headers *headers = field;
+	size_t len = strlen(value);
+
+	(void)data;
+	if (headers->n == CONFIG_SESSION_HEADERS_MAX || !len || len > 128)
+		return -EINVAL;
+	if (strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~") != len)
+		return -EINVAL;
+	headers->name[headers->n++] = value;
+	return 0;
+}
+
+static int parse_weight(void *field, const char *value, const void *data)
+{
+	struct config_weights weights;
+	int end = 0;
+
+	(void)data;
+	if (sscanf(value, "cache=%lf,load=%lf%n", &weights.cache, &weights.load, &end) != 2 || value[end])
+		return -EINVAL;
+	if (!isfinite(weights.cache) || !isfinite(weights.load) || weights.cache < 0 || weights.load < 0 ||
+		weights.cache + weights.load == 0)
+		return -EINVAL;
+	*(struct config_weights *)field = weights;
+	return 0;
+}
+
+#define FIELD(name) offsetof(struct config, name)
+#define DURATION    "a duration: 250ms, 30s, 5m, 2h"
+#define SIZE	    "a size in bytes: 512, 64K, 16M, 1G"
+
+/* clang-format off */
+static const struct option_row rows[] = {
+	{ .help = "Serving" },
+	{ "listen", "ADDR:PORT", "0.0.0.0:8080", "an IP address and port: 0.0.0.0:8080, [::]:8080 (at most 16)",
+	  "Address to accept requests on.", parse_listen, FIELD(listen), .repeat = true },
+	{ "endpoint", "ADDR:PORT[,model=M][,role=R][,blocks=N]", NULL,
+	  "ADDR:PORT[,model=NAME][,role=decode|prefill|both][,blocks=N], each address once, at most 1024",
+	  "A pod to route to. blocks is the capacity of its prefix cache in blocks of --prefix-block bytes.",
+	  parse_endpoint, FIELD(endpoints), .repeat = true },
+	{ "max-connections", "N", "32768", "a number from 16 to 1048576",
+	  "Client connections at a time; more wait in the listen queue.", option_parse_u64, FIELD(max_connections), &connection_range },
+	{ "max-body", "SIZE", "64M", SIZE, "Largest request body; a larger one is answered 413.", option_parse_size, FIELD(max_body) },
+	{ "request-buffer", "SIZE", "1M", SIZE,
+	  "How much of a request is held to decide on it and to send it again elsewhere when a pod fails.",
+	  option_parse_size, FIELD(request_buffer) },
+	{ "head-timeout", "DURATION", "10s", DURATION, "From the first byte of a request head to its last; then 408.",
+	  option_parse_duration, FIELD(head_timeout_ms) },
+	{ "body-timeout", "DURATION", "60s", DURATION, "Longest pause within a request body; then 408.",
+	  option_parse_duration, FIELD(body_timeout_ms) },
+	{ "keepalive-timeout", "DURATION", "75s", DURATION, "How long a client connection may be idle between requests.",
+	  option_parse_duration, FIELD(keepalive_timeout_ms) },
+	{ "drain-timeout", "DURATION", "30s", DURATION, "After SIGTERM: how long running requests may take to end.",
+	  option_parse_duration, FIELD(drain_timeout_ms) },
+	{ .help = "Choosing a pod" },
+	{ "policy", "NAME", "prefix-cache-aware", "prefix-cache-aware, session, least-load or round-robin",
+	  "How pods are chosen.", option_parse_enum, FIELD(policy), policy_names },
+	{ "weight", "cache=W,load=W", "cache=0.7,load=0.3", "cache=W,load=W with weights that are not negative nor both 0",
+	  "What counts how much where no pod holds the session.", parse_weight, FIELD(weight) },
+	{ "affinity-threshold", "SHARE", "0.6", "a number from 0 to 1",
+	  "Share of a prompt's blocks that a pod must hold for the prompt to stick to it.",
+	  option_parse_double, FIELD(affinity_threshold), &share },
+	{ "session-header", "NAME", NULL, "a header field name (at most 32)",
+	  "Header that names the session; the first one found counts. By default X-Session-ID, x-session-token,\n"
+	  "x-claude-code-session-id, x-session-affinity, session-id, session_id, X-Correlation-ID. After the headers\n"
+	  "the cookies session and session-id are looked at, then session_id and user of the body.",
+	  parse_header, FIELD(session_headers), .repeat = true },
+	{ "session-ttl", "DURATION", "2h", DURATION, "A session idle for that long is forgotten.",
+	  option_parse_duration, FIELD(session_ttl_ms) },
+	{ "session-secret-file", "FILE", "", "a file", "32 hex digits that seed the session hash; random if not given. Agents that\n"
+	  "share sessions need the same.", option_parse_string, FIELD(session_secret_file) },
+	{ "sessions-max", "N", "1048576", "a number from 1024 to 268435456", "Sessions remembered; the longest unused go first.",
+	  option_parse_u64, FIELD(sessions_max), &table_range },
+	{ "prefix-block", "BYTES", "512", "a number from 16 to 65536", "Size of a prefix block in bytes of prompt text.",
+	  option_parse_u64, FIELD(prefix_block), &block_range },
+	{ "prefix-blocks-max", "N", "4194304", "a number from 1024 to 268435456",
+	  "(Pod, block) pairs remembered over all pods.", option_parse_u64, FIELD(prefix_blocks_max), &table_range },
+	{ "endpoint-blocks", "N", "65536", "a number from 1024 to 268435456",
+	  "Capacity assumed of a pod whose --endpoint gives no blocks.", option_parse_u64, FIELD(endpoint_blocks), &table_range },
+	{ "bytes-per-token", "N", "4", "a number from 0.1 to 64", "To estimate a prompt's tokens from its bytes.",
+	  option_parse_double, FIELD(bytes_per_token), &token_range },
+	{ .help = "Pods" },
+	{ "connect-timeout", "DURATION", "1s", DURATION, "To connect to a pod; then the next best one is tried.",
+	  option_parse_duration, FIELD(connect_timeout_ms) },
+	{ "retries", "N", "2", "a number from 0 to 16",
+	  "Other pods tried for a request that failed before anything reached the client.", option_parse_u64, FIELD(retries), &retry_range },
+	{ "pool-idle", "N", "256", "a number from 0 to 4096", "Idle connections kept to each pod.",
+	  option_parse_u64, FIELD(pool_idle), &pool_range },
+	{ "pool-timeout", "DURATION", "4s", DURATION,
+	  "How long a connection to a pod is kept idle. Below vLLM's own 5 s, so that the agent closes first.",
+	  option_parse_duration, FIELD(pool_timeout_ms) },
+	{ .help = "Operation" },
+	{ "admin", "ADDR:PORT", "127.0.0.1:9470", "an IP address and port", "Metrics, health and the admin interface.",
+	  option_parse_address, FIELD(admin) },
+	{ "log-level", "LEVEL", "info", "debug, info, warn or error", "debug logs every request.",
+	  option_parse_enum, FIELD(log_level), level_names },
+	{ "log-format", "FORMAT", "text", "text or json", "Lines of key=value, or JSON.",
+	  option_parse_enum, FIELD(log_format), format_names },
+	{ "check-config", NULL, NULL, "given without a value", "Check the options and end: 0 or 2.",
+	  option_parse_flag, FIELD(check_config) },
+	{ "metrics-doc", NULL, NULL, "given without a value", "Print the documentation of all metrics as Markdown and end.",
+	  option_parse_flag, FIELD(metrics_doc) },
+};
+/* clang-format on */
+
+static const struct program program = {
+	.name = "llmd-agent",
+	.section = "8",
+	.summary = "routes LLM inference requests to the pod that holds their KV cache",
+	.usage = "--endpoint ADDR:PORT ... [OPTION ...]",
+	.description = "llmd-agent accepts OpenAI-style HTTP requests, looks at the head of each once (model, session key, prompt "
+		       "prefix), picks the vLLM pod that already holds the conversation's KV cache and carries the "
+		       "request there and the answer back.",
+	.sections = ".SH SIGNALS\n.TP\n.B SIGTERM, SIGINT\nStop accepting, let running requests end (at most "
+		    "\\-\\-drain\\-timeout), exit. A second one ends at once.\n.TP\n.B SIGHUP\nRead the files named in "
+		    "the options again.\n.SH EXIT STATUS\n0 after a regular end, 1 when something failed at start, 2 for "
+		    "options that are not valid.\n.SH SEE ALSO\nllmd\\-sim(1), llmd\\-load(1)\n",
+	.rows = rows,
+	.n_rows = sizeof(rows) / sizeof(rows[0]),
+};
+
+static int complain(const char *text)
+{
+	fprintf(stderr, "llmd-agent: %s\n", text);
+	return -EINVAL;
+}
+
+static int check_endpoints(const struct config_endpoints *endpoints)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	for (uint32_t i = 0; i < endpoints->n; i++)
+		for (uint32_t k = 0; k < i; k++)
+			if (address_equal(&endpoints->at[i].address, &endpoints->at[k].address)) {
+				fprintf(stderr, "llmd-agent: --endpoint: \"%s\" is given twice\n",
+					address_format(&endpoints->at[i].address, text));
+				return -EINVAL;
+			}
+	return endpoints->n ? 0 : complain("--endpoint: at least one is needed");
+}
+
+static int check(const struct config *config)
+{
+	if (config->request_buffer < 16384)
+		return complain("--request-buffer: must be at least 16K");
+	if (config->prefix_blocks_max < config->endpoint_blocks)
+		return complain("--endpoint-blocks: must not be more than --prefix-blocks-max");
+	return config->metrics_doc ? 0 : check_endpoints(&config->endpoints);
+}
+
+int config_load(struct config *config, int argc, char **argv)
+{
+	int err;
+
+	memset(config, 0, sizeof(*config));
+	err = options_parse(&program, argc, argv, config, NULL);
+	if (err)
+		return err;
+	if (!config->session_headers.n) {
+		config->session_headers.n = N_DEFAULT_SESSION_HEADERS;
+		memcpy(config->session_headers.name, default_session_headers, sizeof(default_session_headers));
+	}
+	return check(config);
+}
