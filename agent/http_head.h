@@ -55,6 +55,7 @@ struct http_head {
 	enum http_method method;
 	struct http_text method_text, target; /* requests */
 	unsigned status;		      /* responses */
+	struct http_text reason;	      /* responses */
 	unsigned minor;			      /* HTTP/1.minor */
 	uint64_t content_length;
 	bool has_length, chunked, keep_alive, expect_continue, no_body;

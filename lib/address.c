@@ -63,13 +63,20 @@ int address_parse(struct address *out, const char *text)
 	return 0;
 }
 
-const char *address_format(const struct address *address, char text[ADDRESS_TEXT_MAX])
+const char *address_format_ip(const struct address *address, char text[ADDRESS_TEXT_MAX])
 {
-	char ip[INET6_ADDRSTRLEN];
 	bool v4 = address_is_ipv4(address);
 
-	inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? address->ip + 12 : address->ip, ip, sizeof(ip));
-	snprintf(text, ADDRESS_TEXT_MAX, v4 ? "%s:%u" : "[%s]:%u", ip, ntohs(address->port_be));
+	inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? address->ip + 12 : address->ip, text, ADDRESS_TEXT_MAX);
+	return text;
+}
+
+const char *address_format(const struct address *address, char text[ADDRESS_TEXT_MAX])
+{
+	char ip[ADDRESS_TEXT_MAX];
+
+	address_format_ip(address, ip);
+	snprintf(text, ADDRESS_TEXT_MAX, address_is_ipv4(address) ? "%s:%u" : "[%s]:%u", ip, ntohs(address->port_be));
 	return text;
 }
 

@@ -20,6 +20,9 @@ int address_parse(struct address *out, const char *text);
 /** address_format() - writes the form that address_parse() reads. Return: @text. */
 const char *address_format(const struct address *address, char text[ADDRESS_TEXT_MAX]);
 
+/** address_format_ip() - without the port and brackets. Return: @text. */
+const char *address_format_ip(const struct address *address, char text[ADDRESS_TEXT_MAX]);
+
 bool address_equal(const struct address *a, const struct address *b);
 bool address_is_ipv4(const struct address *address);
 bool address_is_loopback(const struct address *address);

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the parts of the agent share: one event loop owns all of it, so there are no locks. */
+#ifndef LLMD_AGENT_AGENT_H
+#define LLMD_AGENT_AGENT_H
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/time.h>
+
+#include "agent/config.h"
+#include "agent/pipe_pool.h"
+
+enum { AGENT_SCRATCH = 64 * 1024, AGENT_SCANNERS_KEPT = 64 };
+
+struct client;
+struct decider;
+struct decision_log;
+struct metrics;
+struct prober;
+struct prompt_scanner;
+struct upstream_pool;
+
+/* Durations that many timers share; libevent then keeps them in a queue rather than a heap. */
+struct agent_timeouts {
+	const struct timeval *head, *body, *keepalive, *connect, *pool, *linger;
+};
+
+/**
+ * struct agent - @scratch: for the duration of one callback, what was just read.
+ * @scanners: prompt scanners between requests.
+ */
+struct agent {
+	struct config config;
+	struct agent_timeouts timeouts;
+	struct event_base *base;
+	struct endpoint_table *endpoints;
+	struct decider *decider;
+	struct decision_log *decisions;
+	struct metrics *metrics;
+	struct prober *prober;
+	struct upstream_pool *upstreams;
+	struct pipe_pool pipes;
+	struct client *clients;
+	uint64_t n_clients;
+	uint8_t session_secret[16];
+	bool draining;
+	unsigned n_scanners;
+	struct prompt_scanner *scanners[AGENT_SCANNERS_KEPT];
+	char scratch[AGENT_SCRATCH];
+};
+
+/** agent_now_us(), agent_now_ms() - monotonic. */
+uint64_t agent_now_us(void);
+uint64_t agent_now_ms(void);
+
+/** agent_take_scanner(), agent_give_scanner() - a prompt scanner from or back to the kept ones; NULL without memory. */
+struct prompt_scanner *agent_take_scanner(struct agent *agent);
+void agent_give_scanner(struct agent *agent, struct prompt_scanner *scanner);
+
+/** agent_client_gone() - called by a client when it ends: a drain may be over, or the listeners may go on. */
+void agent_client_gone(struct agent *agent);
+
+#endif

@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One request and its answer: see exchange.h for the files.
+ *
+ * How it works
+ *
+ * COLLECT: the body is read into client->in and scanned on the way, until it is complete or --request-buffer is full.
+ * Then the pod is chosen (route()) and a connection to it taken from the pool or dialled: CONNECT. SEND passes on what
+ * was collected and streams what is missing; ANSWER waits for the answer and passes it on. DONE is left once the client
+ * has taken all. Until the first byte of the answer the collected request is kept, so that another pod can be tried:
+ * that is over (at_hand) once a part of a larger body was thrown away.
+ *
+ * Whatever way an exchange ends, exchange_release() is the one place where claim, connection and memory are given back
+ * and where the request is counted.
+ */
+#include "agent/exchange.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "agent/client.h"
+#include "agent/metrics.h"
+#include "agent/prober.h"
+#include "agent/session_key.h"
+#include "agent/upstream.h"
+#include "lib/log.h"
+
+enum { STATUS_CLIENT_GONE = 499 }; /* as nginx logs it; never sent */
+
+static const bool legal[EXCHANGE_STATE_N][EXCHANGE_STATE_N] = {
+	[EXCHANGE_COLLECT] = { [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true },
+	[EXCHANGE_CONNECT] = { [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true },
+	[EXCHANGE_SEND] = { [EXCHANGE_ANSWER] = true, [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true,
+		[EXCHANGE_DONE] = true },
+	[EXCHANGE_ANSWER] = { [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true, [EXCHANGE_DONE] = true },
+};
+
+void exchange_set_state(struct exchange *exchange, enum exchange_state state)
+{
+	assert(legal[exchange->state][state]);
+	exchange->state = state;
+}
+
+static void give_scanner_back(struct exchange *exchange)
+{
+	if (exchange->scanner)
+		agent_give_scanner(exchange->client->agent, exchange->scanner);
+	exchange->scanner = NULL;
+	exchange->facts = NULL;
+}
+
+void exchange_answer_begins(struct exchange *exchange)
+{
+	buffer_consume(&exchange->client->in, exchange->kept);
+	exchange->kept = 0;
+	exchange->at_hand = false;
+	give_scanner_back(exchange);
+}
+
+static const char *endpoint_name(const struct exchange *exchange)
+{
+	int index = exchange->decision.endpoint;
+
+	return index < 0 ? "none" : exchange->client->agent->endpoints->at[index].name;
+}
+
+static void log_request(const struct exchange *exchange, unsigned status, double duration_s)
+{
+	char client[ADDRESS_TEXT_MAX];
+
+	log_debug("request",
+		"id=%s client=%s path=%s pod=%s reason=%s session=%s status=%u blocks=%u cached=%u tokens=%u uncached=%u retries=%u "
+		"up=%" PRIu64 " down=%" PRIu64 " seconds=%.6f",
+		exchange->request_id, address_format(&exchange->client->address, client), prompt_api_name(exchange->api),
+		endpoint_name(exchange), decision_reason_name(exchange->decision.reason), exchange->session_source, status,
+		exchange->decision.n_blocks, exchange->decision.cached_blocks, exchange->decision.prompt_tokens,
+		exchange->decision.uncached_tokens, exchange->retries, exchange->bytes_up, exchange->bytes_down, duration_s);
+}
+
+/* The one way out: gives back all that the exchange holds, and counts it. */
+static void exchange_release(struct exchange *exchange, unsigned status)
+{
+	struct client *client = exchange->client;
+	struct agent *agent = client->agent;
+	double duration_s = (double)(agent_now_us() - exchange->begun_us) / 1e6;
+
+	metrics_request(agent->metrics, exchange->api, status, exchange->decision.endpoint, duration_s);
+	metrics_bytes(agent->metrics, exchange->bytes_up, exchange->bytes_down);
+	decision_log_end(agent->decisions, exchange->logged, status, exchange->retries, duration_s);
+	log_request(exchange, status, duration_s);
+	endpoint_claim_release(agent->endpoints, &exchange->claim);
+	if (exchange->upstream)
+		upstream_close(exchange->upstream);
+	give_scanner_back(exchange);
+	buffer_consume(&client->in, exchange->kept);
+	client->exchange = NULL;
+	client_arm(client, NULL);
+	free(exchange->head);
+	free(exchange);
+}
+
+void exchange_abort(struct exchange *exchange)
+{
+	struct metrics *metrics = exchange->client->agent->metrics;
+
+	if (exchange->state != EXCHANGE_DONE)
+		metrics_cut(metrics, METRICS_CUT_CLIENT);
+	exchange_release(exchange, exchange->status ? exchange->status : STATUS_CLIENT_GONE);
+}
+
+void exchange_refuse(struct exchange *exchange, unsigned status, const char *type, const char *message, const char *extra)
+{
+	struct client *client = exchange->client;
+
+	if (exchange->answered) {
+		client_close(client, true);
+		return;
+	}
+	exchange_release(exchange, status);
+	client_refuse(client, status, type, message, extra);
+}
+
+/* ---- choosing a pod and reaching it ---- */
+
+static void record_decision(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	const struct decision_record record = {
+		.request_id = exchange->request_id,
+		.api = exchange->api,
+		.model = exchange->facts ? exchange->facts->model : "",
+		.session_source = exchange->session_source,
+		.session = exchange->session,
+		.decision = &exchange->decision,
+	};
+
+	metrics_decision(agent->metrics, exchange->decision.reason);
+	exchange->logged = decision_log_add(agent->decisions, &record);
+}
+
+/* This is where a request is decided: the facts of its body and its session go into decide(). */
+static int route(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	const struct prompt_facts *facts = exchange->facts;
+	struct decide_request request = {
+		.model = facts ? facts->model : "",
+		.has_session = exchange->has_session,
+		.session = exchange->session,
+		.blocks = facts ? facts->blocks : NULL,
+		.n_blocks = facts ? facts->n_blocks : 0,
+		.prompt_bytes = facts ? facts->prompt_bytes : 0,
+		.excluded = exchange->excluded,
+	};
+	struct endpoint_claim claim = { 0 };
+	struct decision decision;
+	int err = decide(agent->decider, &request, agent_now_ms(), &decision, &claim);
+
+	if (err)
+		return err;
+	endpoint_claim_release(agent->endpoints, &exchange->claim);
+	exchange->claim = claim;
+	exchange->decision = decision;
+	record_decision(exchange);
+	return 0;
+}
+
+static void connect_pod(struct exchange *exchange, bool fresh)
+{
+	struct agent *agent = exchange->client->agent;
+	int err = upstream_get(agent->upstreams, (uint32_t)exchange->decision.endpoint, fresh, exchange, &exchange->upstream);
+
+	if (err) {
+		exchange->upstream = NULL;
+		exchange_set_state(exchange, EXCHANGE_CONNECT);
+		exchange_fail(exchange, err, "the pod cannot be reached");
+	} else if (exchange->upstream->state == UPSTREAM_BUSY) {
+		forward_begin(exchange);
+	} else {
+		exchange_set_state(exchange, EXCHANGE_CONNECT);
+	}
+}
+
+static void drop_upstream(struct exchange *exchange)
+{
+	if (exchange->upstream)
+		upstream_close(exchange->upstream);
+	exchange->upstream = NULL;
+}
+
+bool exchange_try_elsewhere(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	uint32_t failed = (uint32_t)exchange->decision.endpoint;
+
+	if (!exchange->at_hand || exchange->retries >= agent->config.retries)
+		return false;
+	exchange->excluded[failed / 8] |= (uint8_t)(1u << failed % 8);
+	if (route(exchange))
+		return false;
+	exchange->retries++;
+	metrics_retry(agent->metrics);
+	drop_upstream(exchange);
+	connect_pod(exchange, false);
+	return true;
+}
+
+static void refuse_failed(struct exchange *exchange, int err, const char *what)
+{
+	struct agent *agent = exchange->client->agent;
+	bool any = false;
+
+	for (uint32_t i = 0; i < agent->endpoints->n; i++)
+		any |= endpoint_is_usable(&agent->endpoints->at[i], exchange->facts ? exchange->facts->model : "");
+	if (!any)
+		exchange_refuse(exchange, 503, "service_unavailable", "no pod is available", "Retry-After: 1\r\n");
+	else
+		exchange_refuse(exchange, err == -ETIMEDOUT ? 504 : 502, "bad_gateway", what, "");
+}
+
+void exchange_fail(struct exchange *exchange, int err, const char *what)
+{
+	struct agent *agent = exchange->client->agent;
+	struct upstream *upstream = exchange->upstream;
+	/* Closed by the pod just when it was used again: nothing wrong with the pod. */
+	bool stale = upstream && upstream->reused && !upstream->in.len && err != -EPROTO && exchange->at_hand;
+	bool dialling = exchange->state == EXCHANGE_CONNECT;
+
+	if (exchange->answered) {
+		metrics_cut(agent->metrics, METRICS_CUT_UPSTREAM);
+		client_close(exchange->client, true);
+		return;
+	}
+	drop_upstream(exchange);
+	if (stale) {
+		connect_pod(exchange, true);
+		return;
+	}
+	metrics_upstream(agent->metrics, dialling ? METRICS_UPSTREAM_CONNECT_FAILED : METRICS_UPSTREAM_FAILED);
+	log_warn("pod failed", "id=%s pod=%s what=\"%s\" errno=%d", exchange->request_id, endpoint_name(exchange), what, -err);
+	if (dialling)
+		prober_endpoint_failed(agent->prober, (uint32_t)exchange->decision.endpoint, err);
+	if (!exchange_try_elsewhere(exchange))
+		refuse_failed(exchange, err, what);
+}
+
+/* ---- the body, until the decision ---- */
+
+static void scan_content(void *ctx, const char *data, size_t len)
+{
+	struct exchange *exchange = ctx;
+
+	if (exchange->scanner)
+		prompt_scanner_feed(exchange->scanner, data, len);
+}
+
+static void settle_session(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	const char *key = exchange->facts ? exchange->facts->session_key : "";
+
+	if (!exchange->has_session && *key) {
+		exchange->has_session = true;
+		exchange->session = session_key_hash(agent->session_secret, key, strlen(key));
+		exchange->session_source = exchange->facts->session_from_user ? "body user" : "body session_id";
+	}
+	if (!exchange->has_session && exchange->api != API_OTHER)
+		metrics_no_session(agent->metrics);
+}
+
+static void settle_prompt(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+
+	if (!exchange->scanner)
+		return;
+	exchange->facts = prompt_scanner_finish(exchange->scanner);
+	metrics_prompt(agent->metrics, exchange->facts->state);
+	if (exchange->facts->state == PROMPT_NOT_JSON)
+		give_scanner_back(exchange);
+}
+
+static void collected(struct exchange *exchange)
+{
+	client_arm(exchange->client, NULL);
+	settle_prompt(exchange);
+	settle_session(exchange);
+	if (route(exchange))
+		refuse_failed(exchange, -ENOENT, "no pod takes this request");
+	else
+		connect_pod(exchange, false);
+}
+
+static void refuse_body(struct exchange *exchange, enum http_rule rule)
+{
+	metrics_rejected(exchange->client->agent->metrics, rule);
+	exchange_refuse(exchange, http_rule_status(rule), "invalid_request_error", http_rule_text(rule), "");
+}
+
+static void collect(struct exchange *exchange)
+{
+	struct client *client = exchange->client;
+	enum http_rule rule = HTTP_RULE_NONE;
+	size_t used = 0;
+
+	if (client->in.len > exchange->kept &&
+		http_body_feed(&exchange->request_body, buffer_head(&client->in) + exchange->kept,
+			client->in.len - exchange->kept, &used, scan_content, exchange, &rule)) {
+		refuse_body(exchange, rule);
+		return;
+	}
+	exchange->kept += used;
+	if (exchange->request_body.done || exchange->kept >= client->agent->config.request_buffer)
+		collected(exchange);
+	else if (client->eof)
+		client_close(client, true);
+	else
+		client_arm(client, client->agent->timeouts.body);
+}
+
+size_t exchange_wants(const struct exchange *exchange)
+{
+	size_t room = exchange->client->agent->config.request_buffer - exchange->kept;
+
+	if (exchange->state != EXCHANGE_COLLECT)
+		return 0;
+	if (exchange->request_body.kind == HTTP_BODY_SIZED && exchange->request_body.remaining < room)
+		return exchange->request_body.remaining;
+	return exchange->request_body.kind == HTTP_BODY_SIZED ? room : 1;
+}
+
+void exchange_client_bytes(struct exchange *exchange)
+{
+	if (exchange->state == EXCHANGE_COLLECT)
+		collect(exchange);
+	else if (exchange->client->eof && exchange_streams_body(exchange))
+		client_close(exchange->client, true);
+}
+
+void exchange_body_timeout(struct exchange *exchange)
+{
+	refuse_body(exchange, HTTP_RULE_BODY_TIMEOUT);
+}
+
+/* ---- begin and end ---- */
+
+static bool is_id_char(char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || strchr("-_.:/+=", c);
+}
+
+static void settle_request_id(struct exchange *exchange, const struct http_head *head)
+{
+	const struct http_field *field = http_field_find(head, "x-request-id");
+	uint64_t random;
+	size_t n = 0;
+
+	while (field && n < field->value.len && n < REQUEST_ID_MAX && is_id_char(field->value.at[n]))
+		n++;
+	if (field && n && n == field->value.len) {
+		memcpy(exchange->request_id, field->value.at, n);
+		return;
+	}
+	randombytes_buf(&random, sizeof(random));
+	snprintf(exchange->request_id, sizeof(exchange->request_id), "llmd-%016" PRIx64, random);
+}
+
+static void settle_head_session(struct exchange *exchange, const struct http_head *head)
+{
+	struct agent *agent = exchange->client->agent;
+	struct http_text key;
+
+	exchange->session_source = "none";
+	if (session_key_from_head(head, agent->config.session_headers.name, agent->config.session_headers.n, &key,
+		    &exchange->session_source))
+		return;
+	exchange->has_session = true;
+	exchange->session = session_key_hash(agent->session_secret, key.at, key.len);
+}
+
+/* The head as the pod gets it: one id for the request, whoever gave it. */
+static int make_head(struct exchange *exchange, const struct http_head *head)
+{
+	size_t size = head->length + 512;
+	char client[ADDRESS_TEXT_MAX], extra[REQUEST_ID_MAX + 32] = "";
+	const struct http_field *id = http_field_find(head, "x-request-id");
+	long n;
+
+	exchange->head = malloc(size);
+	if (!exchange->head)
+		return -ENOMEM;
+	if (!id || !http_text_equal(id->value, exchange->request_id))
+		snprintf(extra, sizeof(extra), "x-request-id: %s\r\n", exchange->request_id);
+	n = http_request_rewrite(head, address_format_ip(&exchange->client->address, client), extra, false, exchange->head, size);
+	if (n < 0)
+		return (int)n;
+	exchange->head_len = (size_t)n;
+	return 0;
+}
+
+static struct exchange *exchange_new(struct client *client, const struct http_head *head)
+{
+	struct exchange *exchange = calloc(1, sizeof(*exchange));
+
+	if (!exchange)
+		return NULL;
+	exchange->client = client;
+	exchange->begun_us = agent_now_us();
+	exchange->decision.endpoint = -ENOENT;
+	exchange->decision.reason = DECISION_NONE;
+	exchange->at_hand = true;
+	exchange->to_head = head->method == HTTP_HEAD;
+	exchange->http10 = head->minor == 0;
+	exchange->keep_alive = head->keep_alive;
+	exchange->api = prompt_api(head->target.at, head->target.len);
+	settle_request_id(exchange, head);
+	settle_head_session(exchange, head);
+	return exchange;
+}
+
+static void ask_for_body(struct exchange *exchange)
+{
+	static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+	struct iovec iov = { (char *)go_on, sizeof(go_on) - 1 };
+
+	if (peer_send(&exchange->client->peer, &iov, 1))
+		client_close(exchange->client, false);
+}
+
+void exchange_begin(struct client *client, const struct http_head *head)
+{
+	struct agent *agent = client->agent;
+	struct exchange *exchange = exchange_new(client, head);
+	bool waits = head->expect_continue && client->in.len == head->length && !exchange->http10;
+
+	client->exchange = exchange;
+	if (!exchange || make_head(exchange, head)) {
+		client_close(client, true);
+		return;
+	}
+	if (http_body_begin_request(&exchange->request_body, head, agent->config.max_body)) {
+		refuse_body(exchange, HTTP_RULE_BODY_TOO_LARGE);
+		return;
+	}
+	if (exchange->api != API_OTHER && !exchange->request_body.done) {
+		exchange->scanner = agent_take_scanner(agent);
+		if (exchange->scanner)
+			prompt_scanner_reset(exchange->scanner, exchange->api);
+	}
+	buffer_consume(&client->in, head->length);
+	if (waits && !exchange->request_body.done)
+		ask_for_body(exchange);
+	if (client->exchange)
+		collect(exchange);
+}
+
+static void exchange_end(struct exchange *exchange)
+{
+	struct client *client = exchange->client;
+	bool close_client = exchange->close_client || client->eof;
+	bool unread = !exchange->request_body.done || client->in.len > exchange->kept;
+
+	exchange_release(exchange, exchange->status);
+	if (!close_client)
+		client_next(client);
+	else if (unread && !client->eof)
+		client_linger(client);
+	else
+		client_close(client, false);
+}
+
+void exchange_finish(struct exchange *exchange, bool reuse)
+{
+	struct upstream *upstream = exchange->upstream;
+	bool sent = exchange->state == EXCHANGE_ANSWER && !peer_is_blocked(&upstream->peer);
+
+	exchange->upstream = NULL;
+	if (reuse && sent)
+		upstream_put(upstream);
+	else
+		upstream_close(upstream);
+	exchange_set_state(exchange, EXCHANGE_DONE);
+	if (!peer_is_blocked(&exchange->client->peer))
+		exchange_end(exchange);
+}
+
+void exchange_client_writable(struct exchange *exchange)
+{
+	if (exchange->state == EXCHANGE_DONE)
+		exchange_end(exchange);
+	else if (exchange->upstream && exchange->upstream->state == UPSTREAM_BUSY)
+		peer_watch_readable(&exchange->upstream->peer, true);
+}
+
+/* ---- what the pool of pod connections calls ---- */
+
+static void on_failed(struct exchange *exchange, int err)
+{
+	exchange->upstream = NULL;
+	exchange_fail(exchange, err, err == -ETIMEDOUT ? "connecting to the pod took too long" : "the pod cannot be reached");
+}
+
+static void on_broken(struct exchange *exchange, int err)
+{
+	exchange_fail(exchange, err, "the connection to the pod broke");
+}
+
+const struct upstream_callbacks exchange_upstream_callbacks = {
+	.connected = forward_begin,
+	.failed = on_failed,
+	.readable = response_readable,
+	.writable = forward_upstream_writable,
+	.broken = on_broken,
+};

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Heads as they are passed on: hop-by-hop fields stay behind (RFC 9110 7.6.1), the agent's own names are not taken from
+ * clients. Fields that Connection nominates go, too, unless they frame the message, authorize it or route it: else a
+ * client could make the agent strip what the pod relies on.
+ */
+#include "agent/http_head.h"
+
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+
+struct writer {
+	char *out;
+	size_t len, size;
+};
+
+/* What does not fit makes the length exceed the size for good: see result(). */
+static void put(struct writer *writer, const char *data, size_t len)
+{
+	if (writer->len <= writer->size && len <= writer->size - writer->len)
+		memcpy(writer->out + writer->len, data, len);
+	writer->len += len;
+}
+
+static void put_text(struct writer *writer, const char *text)
+{
+	put(writer, text, strlen(text));
+}
+
+static void put_part(struct writer *writer, struct http_text text)
+{
+	put(writer, text.at, text.len);
+}
+
+static long result(const struct writer *writer)
+{
+	return writer->len <= writer->size ? (long)writer->len : -ENOBUFS;
+}
+
+static bool in_table(struct http_text name, const char *const *table)
+{
+	for (; *table; table++)
+		if (http_text_equal_nocase(name, *table))
+			return true;
+	return false;
+}
+
+/* CGI-style back ends take x_forwarded_for for X-Forwarded-For. */
+static bool equal_folded(struct http_text name, const char *other)
+{
+	if (name.len != strlen(other))
+		return false;
+	for (size_t i = 0; i < name.len; i++) {
+		char c = name.at[i] == '_' ? '-' : name.at[i];
+
+		if (strncasecmp(&c, &other[i], 1))
+			return false;
+	}
+	return true;
+}
+
+static bool is_hop_by_hop(struct http_text name)
+{
+	static const char *const names[] = { "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate",
+		"Proxy-Authorization", "TE", "Upgrade", NULL };
+
+	return in_table(name, names);
+}
+
+static bool is_nominated(const struct http_head *head, struct http_text name)
+{
+	static const char *const kept[] = { "Host", "Content-Length", "Transfer-Encoding", "Trailer", "Content-Type",
+		"Authorization", "Cookie", "X-Session-ID", "x-request-id", NULL };
+	char text[128];
+
+	if (name.len >= sizeof(text) || in_table(name, kept))
+		return false;
+	memcpy(text, name.at, name.len);
+	text[name.len] = '\0';
+	for (unsigned i = 0; i < head->n_fields; i++)
+		if (http_text_equal_nocase(head->field[i].name, "Connection") && http_list_has(head->field[i].value, text))
+			return true;
+	return false;
+}
+
+static bool is_own_name(struct http_text name)
+{
+	static const char *const own[] = { "x-prefiller-host-port", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+		"X-Forwarded-Port", "X-Forwarded-Server", "Forwarded", "X-Real-IP" };
+
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		if (equal_folded(name, own[i]))
+			return true;
+	return false;
+}
+
+static void put_field(struct writer *writer, const struct http_field *field)
+{
+	put_part(writer, field->name);
+	put_text(writer, ": ");
+	put_part(writer, field->value);
+	put_text(writer, "\r\n");
+}
+
+/* absolute-form goes to an origin server as origin-form; Host is taken as it is. */
+static struct http_text origin_form(struct http_text target)
+{
+	const char *slashes = *target.at == '/' || *target.at == '*' ? NULL : memmem(target.at, target.len, "://", 3);
+	size_t skip = slashes ? (size_t)(slashes - target.at) + 3 : 0;
+
+	if (!slashes)
+		return target;
+	while (skip < target.len && target.at[skip] != '/')
+		skip++;
+	if (skip == target.len)
+		return memchr(target.at, '?', target.len) ? target : (struct http_text){ "/", 1 };
+	return (struct http_text){ target.at + skip, target.len - skip };
+}
+
+long http_request_rewrite(const struct http_head *head, const char *forwarded_for, const char *extra, bool close, char *out,
+	size_t size)
+{
+	struct writer writer = { .out = out, .size = size };
+	const struct http_field *own_id = *extra ? http_field_find(head, "x-request-id") : NULL;
+
+	put_part(&writer, head->method_text);
+	put_text(&writer, " ");
+	put_part(&writer, origin_form(head->target));
+	put_text(&writer, " HTTP/1.1\r\n");
+	for (unsigned i = 0; i < head->n_fields; i++) {
+		struct http_text name = head->field[i].name;
+
+		if (!is_hop_by_hop(name) && !is_own_name(name) && !http_text_equal_nocase(name, "Expect") &&
+			!(own_id && http_text_equal_nocase(name, "x-request-id")) && !is_nominated(head, name))
+			put_field(&writer, &head->field[i]);
+	}
+	put_text(&writer, "X-Forwarded-For: ");
+	put_text(&writer, forwarded_for);
+	put_text(&writer, "\r\n");
+	put_text(&writer, extra);
+	put_text(&writer, close ? "Connection: close\r\n\r\n" : "\r\n");
+	return result(&writer);
+}
+
+static void put_status_line(struct writer *writer, const struct http_head *head)
+{
+	char status[] = { 'H', 'T', 'T', 'P', '/', '1', '.', '1', ' ', (char)('0' + head->status / 100),
+		(char)('0' + head->status / 10 % 10), (char)('0' + head->status % 10), ' ' };
+
+	put(writer, status, sizeof(status));
+	put_part(writer, head->reason);
+	put_text(writer, "\r\n");
+}
+
+long http_response_rewrite(const struct http_head *head, bool close, bool say_keep_alive, const char *extra, char *out,
+	size_t size)
+{
+	struct writer writer = { .out = out, .size = size };
+
+	put_status_line(&writer, head);
+	for (unsigned i = 0; i < head->n_fields; i++)
+		if (!is_hop_by_hop(head->field[i].name) && !is_nominated(head, head->field[i].name))
+			put_field(&writer, &head->field[i]);
+	put_text(&writer, extra);
+	if (close)
+		put_text(&writer, "Connection: close\r\n");
+	else if (say_keep_alive)
+		put_text(&writer, "Connection: keep-alive\r\n");
+	put_text(&writer, "\r\n");
+	return result(&writer);
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The listening sockets: accept, stop at the bound of connections, go on, close for a drain. */
+#ifndef LLMD_AGENT_LISTENER_H
+#define LLMD_AGENT_LISTENER_H
+
+struct agent;
+struct listeners;
+
+/** listeners_new() - listens on all of --listen. Return: 0, or -errno after a log line that names the address. */
+int listeners_new(struct agent *agent, struct listeners **out);
+
+/** listeners_close() - no more connections; those that wait in the queue are reset by the kernel. */
+void listeners_close(struct listeners *listeners);
+void listeners_free(struct listeners *listeners);
+
+/** listeners_resume() - after a client has gone: there is room again. */
+void listeners_resume(struct listeners *listeners);
+
+#endif

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * llmd-agent: start, signals, drain, end. Where a request is decided: route() in exchange.c, decide() in decide.c.
+ */
+#include <errno.h>
+#include <malloc.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "agent/admin.h"
+#include "agent/agent.h"
+#include "agent/client.h"
+#include "agent/exchange.h"
+#include "agent/listener.h"
+#include "agent/metrics.h"
+#include "agent/prober.h"
+#include "agent/session_key.h"
+#include "agent/upstream.h"
+#include "lib/log.h"
+#include "lib/version.h"
+
+enum { EXIT_USAGE = 2, LINGER_MS = 2000, ALLOC_THRESHOLD = 4 << 20 };
+
+/* What only main() holds. */
+struct program {
+	struct agent agent;
+	struct admin *admin;
+	struct listeners *listeners;
+	struct event *term, *interrupt, *hangup, *drain_timer;
+};
+
+uint64_t agent_now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+uint64_t agent_now_ms(void)
+{
+	return agent_now_us() / 1000;
+}
+
+struct prompt_scanner *agent_take_scanner(struct agent *agent)
+{
+	if (agent->n_scanners)
+		return agent->scanners[--agent->n_scanners];
+	return prompt_scanner_new((uint32_t)agent->config.prefix_block);
+}
+
+void agent_give_scanner(struct agent *agent, struct prompt_scanner *scanner)
+{
+	if (agent->n_scanners < AGENT_SCANNERS_KEPT)
+		agent->scanners[agent->n_scanners++] = scanner;
+	else
+		prompt_scanner_free(scanner);
+}
+
+void agent_client_gone(struct agent *agent)
+{
+	struct program *program = (struct program *)agent;
+
+	if (!agent->draining)
+		listeners_resume(program->listeners);
+	else if (!agent->n_clients)
+		event_base_loopexit(agent->base, NULL);
+}
+
+/* ---- signals ---- */
+
+static void on_drain_timeout(evutil_socket_t fd, short what, void *arg)
+{
+	struct program *program = arg;
+
+	(void)fd, (void)what;
+	log_warn("drain timed out", "connections=%lu", (unsigned long)program->agent.n_clients);
+	event_base_loopbreak(program->agent.base);
+}
+
+static void on_terminate(evutil_socket_t fd, short what, void *arg)
+{
+	struct program *program = arg;
+	struct agent *agent = &program->agent;
+	struct timeval timeout = { .tv_sec = (time_t)(agent->config.drain_timeout_ms / 1000),
+		.tv_usec = (suseconds_t)(agent->config.drain_timeout_ms % 1000 * 1000) };
+
+	(void)fd, (void)what;
+	if (agent->draining) {
+		event_base_loopbreak(agent->base);
+		return;
+	}
+	agent->draining = true;
+	log_info("draining", "connections=%lu", (unsigned long)agent->n_clients);
+	listeners_close(program->listeners);
+	clients_close_idle(agent);
+	event_add(program->drain_timer, &timeout);
+	if (!agent->n_clients)
+		event_base_loopexit(agent->base, NULL);
+}
+
+static void on_hangup(evutil_socket_t fd, short what, void *arg)
+{
+	struct agent *agent = &((struct program *)arg)->agent;
+	const char *path = agent->config.session_secret_file;
+	uint8_t secret[sizeof(agent->session_secret)];
+
+	(void)fd, (void)what;
+	if (!*path || !session_secret_load(secret, path)) {
+		if (*path)
+			memcpy(agent->session_secret, secret, sizeof(secret));
+		log_info("files read again", NULL);
+	}
+}
+
+static int watch_signals(struct program *program)
+{
+	struct event_base *base = program->agent.base;
+
+	signal(SIGPIPE, SIG_IGN);
+	program->term = evsignal_new(base, SIGTERM, on_terminate, program);
+	program->interrupt = evsignal_new(base, SIGINT, on_terminate, program);
+	program->hangup = evsignal_new(base, SIGHUP, on_hangup, program);
+	program->drain_timer = evtimer_new(base, on_drain_timeout, program);
+	if (!program->term || !program->interrupt || !program->hangup || !program->drain_timer)
+		return -ENOMEM;
+	event_add(program->term, NULL);
+	event_add(program->interrupt, NULL);
+	event_add(program->hangup, NULL);
+	return 0;
+}
+
+/* ---- start ---- */
+
+static const struct timeval *shared_timeout(struct event_base *base, uint64_t ms)
+{
+	struct timeval tv = { .tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000 * 1000) };
+
+	return event_base_init_common_timeout(base, &tv);
+}
+
+static int init_loop(struct agent *agent)
+{
+	struct event_config *config = event_config_new();
+	const struct config *options = &agent->config;
+
+	if (!config)
+		return -ENOMEM;
+	/* Safe here: no descriptor that is watched has a duplicate. */
+	event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST | EVENT_BASE_FLAG_NOLOCK);
+	agent->base = event_base_new_with_config(config);
+	event_config_free(config);
+	if (!agent->base)
+		return -ENOMEM;
+	agent->timeouts.head = shared_timeout(agent->base, options->head_timeout_ms);
+	agent->timeouts.body = shared_timeout(agent->base, options->body_timeout_ms);
+	agent->timeouts.keepalive = shared_timeout(agent->base, options->keepalive_timeout_ms);
+	agent->timeouts.connect = shared_timeout(agent->base, options->connect_timeout_ms);
+	agent->timeouts.pool = shared_timeout(agent->base, options->pool_timeout_ms);
+	agent->timeouts.linger = shared_timeout(agent->base, LINGER_MS);
+	return agent->timeouts.linger ? 0 : -ENOMEM;
+}
+
+static int init_secret(struct agent *agent)
+{
+	if (*agent->config.session_secret_file)
+		return session_secret_load(agent->session_secret, agent->config.session_secret_file);
+	session_secret_random(agent->session_secret);
+	return 0;
+}
+
+static int init_decision(struct agent *agent)
+{
+	const struct config *options = &agent->config;
+	const struct decide_config config = {
+		.policy = (enum policy)options->policy,
+		.weight_cache = options->weight.cache,
+		.weight_load = options->weight.load,
+		.affinity_threshold = options->affinity_threshold,
+		.session_ttl_ms = options->session_ttl_ms,
+		.sessions_max = options->sessions_max,
+		.prefix_blocks_max = options->prefix_blocks_max,
+		.prefix_block_bytes = (uint32_t)options->prefix_block,
+		.bytes_per_token = options->bytes_per_token,
+		.default_capacity_blocks = (uint32_t)options->endpoint_blocks,
+	};
+
+	agent->endpoints = calloc(1, sizeof(*agent->endpoints));
+	if (!agent->endpoints)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < options->endpoints.n; i++) {
+		int index = endpoint_add(agent->endpoints, &options->endpoints.at[i]);
+
+		if (index < 0)
+			return index;
+	}
+	agent->decider = decider_new(&config, agent->endpoints);
+	return agent->decider ? 0 : -ENOMEM;
+}
+
+static bool is_ready(void *ctx, const char **why)
+{
+	const struct agent *agent = ctx;
+
+	if (agent->draining) {
+		*why = "draining";
+		return false;
+	}
+	for (uint32_t i = 0; i < agent->endpoints->n; i++)
+		if (endpoint_is_usable(&agent->endpoints->at[i], ""))
+			return true;
+	*why = "no endpoint is usable";
+	return false;
+}
+
+static int init_admin(struct program *program)
+{
+	struct agent *agent = &program->agent;
+	const struct admin_context context = {
+		.endpoints = agent->endpoints,
+		.decider = agent->decider,
+		.metrics = agent->metrics,
+		.log = agent->decisions,
+		.session_secret = agent->session_secret,
+		.is_ready = is_ready,
+		.ctx = agent,
+	};
+	char text[ADDRESS_TEXT_MAX];
+	int err = 0;
+
+	program->admin = admin_new(agent->base, &agent->config.admin, &context, &err);
+	if (err)
+		log_error("cannot listen", "address=%s error=\"%s\"", address_format(&agent->config.admin, text), strerror(-err));
+	return err;
+}
+
+static int init_parts(struct program *program)
+{
+	struct agent *agent = &program->agent;
+	int err = init_loop(agent);
+
+	if (!err)
+		err = init_secret(agent);
+	if (!err)
+		err = init_decision(agent);
+	if (err)
+		return err;
+	agent->metrics = metrics_new(agent->endpoints, agent->decider);
+	agent->decisions = decision_log_new(DECISION_LOG_DEFAULT);
+	agent->upstreams = upstream_pool_new(agent, &exchange_upstream_callbacks);
+	agent->prober = prober_new(agent);
+	if (!agent->metrics || !agent->decisions || !agent->upstreams || !agent->prober)
+		return -ENOMEM;
+	err = init_admin(program);
+	if (!err)
+		err = watch_signals(program);
+	return err ? err : listeners_new(agent, &program->listeners);
+}
+
+/* A client and its pod need two descriptors, a pipe two more. */
+static void raise_limits(void)
+{
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	/* Request buffers come and go: keep them on the heap rather than map and fault each anew. */
+	mallopt(M_MMAP_THRESHOLD, ALLOC_THRESHOLD);
+	mallopt(M_TRIM_THRESHOLD, 4 * ALLOC_THRESHOLD);
+}
+
+static void free_event(struct event *event)
+{
+	if (event)
+		event_free(event);
+}
+
+static void finish(struct program *program)
+{
+	struct agent *agent = &program->agent;
+
+	while (agent->clients)
+		client_close(agent->clients, true);
+	if (agent->base)
+		event_base_loop(agent->base, EVLOOP_NONBLOCK); /* what was put off to the end of the turn */
+	listeners_free(program->listeners);
+	admin_free(program->admin);
+	prober_free(agent->prober);
+	upstream_pool_free(agent->upstreams);
+	pipe_pool_close(&agent->pipes);
+	decision_log_free(agent->decisions);
+	metrics_free(agent->metrics);
+	decider_free(agent->decider);
+	free(agent->endpoints);
+	while (agent->n_scanners)
+		prompt_scanner_free(agent->scanners[--agent->n_scanners]);
+	free_event(program->term);
+	free_event(program->interrupt);
+	free_event(program->hangup);
+	free_event(program->drain_timer);
+	if (agent->base)
+		event_base_free(agent->base);
+}
+
+int main(int argc, char **argv)
+{
+	static struct program program;
+	struct agent *agent = &program.agent;
+	int err;
+
+	if (config_load(&agent->config, argc, argv))
+		return EXIT_USAGE;
+	if (agent->config.metrics_doc) {
+		metrics_print_markdown(stdout);
+		return 0;
+	}
+	if (agent->config.check_config)
+		return 0;
+	log_setup((enum log_level)agent->config.log_level, (enum log_format)agent->config.log_format);
+	if (sodium_init() < 0)
+		return EXIT_FAILURE;
+	raise_limits();
+	err = init_parts(&program);
+	if (!err) {
+		log_info("started", "version=%s endpoints=%u policy=%s", LLMD_VERSION, agent->endpoints->n,
+			policy_name((enum policy)agent->config.policy));
+		event_base_dispatch(agent->base);
+		log_info("stopped", NULL);
+	} else {
+		log_error("start failed", "error=\"%s\"", strerror(-err));
+	}
+	finish(&program);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
+}
