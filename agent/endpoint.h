@@ -35,12 +35,14 @@ struct endpoint_config {
  * index is given to another pod (the same numbers go to the BPF map).
  */
 struct endpoint {
-	struct endpoint_config config;
-	enum endpoint_state state;
+	enum endpoint_state state; /* what a decision looks at comes first, in one cache line */
+	enum endpoint_role role;
 	uint32_t generation;
 	uint32_t inflight_requests;
-	uint64_t inflight_tokens;  /* uncached prompt tokens chosen for it and not yet answered */
-	uint64_t requests;	   /* ever */
+	uint64_t inflight_tokens; /* uncached prompt tokens chosen for it and not yet answered */
+	uint64_t model_hash;	  /* 0: serves any */
+	uint64_t requests;	  /* ever */
+	struct endpoint_config config;
 	char name[ADDRESS_TEXT_MAX]; /* of the address, for logs and labels */
 };
 
@@ -67,8 +69,16 @@ void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpo
 const char *endpoint_state_name(enum endpoint_state state);
 const char *endpoint_role_name(enum endpoint_role role);
 
-/** endpoint_is_usable() - ready or starting, with the decode role, and serving @model ("" matches all). */
-bool endpoint_is_usable(const struct endpoint *endpoint, const char *model);
+/** endpoint_model_hash() - of a model's name; 0 for "". */
+uint64_t endpoint_model_hash(const char *model);
+
+/** endpoint_is_usable() - ready or starting, with the decode role, and serving the model (0 matches all). */
+static inline bool endpoint_is_usable(const struct endpoint *endpoint, uint64_t model_hash)
+{
+	return (endpoint->state == ENDPOINT_READY || endpoint->state == ENDPOINT_STARTING) &&
+	       endpoint->role & ENDPOINT_ROLE_DECODE &&
+	       (!model_hash || !endpoint->model_hash || model_hash == endpoint->model_hash);
+}
 
 /**
  * struct endpoint_claim - what one request holds of one endpoint. Zeroed: nothing. Both releases may be called in any

@@ -214,10 +214,11 @@ bool exchange_try_elsewhere(struct exchange *exchange)
 static void refuse_failed(struct exchange *exchange, int err, const char *what)
 {
 	struct agent *agent = exchange->client->agent;
+	uint64_t model = endpoint_model_hash(exchange->facts ? exchange->facts->model : "");
 	bool any = false;
 
 	for (uint32_t i = 0; i < agent->endpoints->n; i++)
-		any |= endpoint_is_usable(&agent->endpoints->at[i], exchange->facts ? exchange->facts->model : "");
+		any |= endpoint_is_usable(&agent->endpoints->at[i], model);
 	if (!any)
 		exchange_refuse(exchange, 503, "service_unavailable", "no pod is available", "Retry-After: 1\r\n");
 	else

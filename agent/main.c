@@ -212,7 +212,7 @@ static bool is_ready(void *ctx, const char **why)
 		return false;
 	}
 	for (uint32_t i = 0; i < agent->endpoints->n; i++)
-		if (endpoint_is_usable(&agent->endpoints->at[i], ""))
+		if (endpoint_is_usable(&agent->endpoints->at[i], 0))
 			return true;
 	*why = "no endpoint is usable";
 	return false;

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which endpoint holds which prefix blocks, as far as the agent can tell from what it has sent there. */
+#ifndef LLMD_AGENT_PREFIX_H
+#define LLMD_AGENT_PREFIX_H
+
+#include <stdint.h>
+
+#include "agent/endpoint.h"
+
+struct prefix_index;
+
+/** prefix_index_new() - for at most @max (endpoint, block) pairs in all; memory is touched as it fills. */
+struct prefix_index *prefix_index_new(uint64_t max);
+void prefix_index_free(struct prefix_index *index);
+
+/** prefix_set_capacity() - of one endpoint's cache, in blocks; what is over goes, the longest unused first. */
+void prefix_set_capacity(struct prefix_index *index, uint32_t endpoint, uint32_t blocks);
+
+/**
+ * prefix_match() - how many of the leading blocks each endpoint holds.
+ * @depth: ENDPOINT_MAX entries; those of endpoints from @n_endpoints on are left undefined.
+ * Return: the largest depth.
+ */
+uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, uint32_t n, uint32_t n_endpoints,
+	uint16_t *depth);
+
+/** prefix_insert() - @endpoint now holds these blocks and has just used them. */
+void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n);
+
+/** prefix_clear() - @endpoint holds nothing. */
+void prefix_clear(struct prefix_index *index, uint32_t endpoint);
+
+uint32_t prefix_count(const struct prefix_index *index, uint32_t endpoint);
+
+/** struct prefix_stats - @blocks: distinct; @pairs: (endpoint, block); @bytes: memory in use. */
+struct prefix_stats {
+	uint64_t blocks, pairs, max, evicted, bytes;
+};
+void prefix_get_stats(const struct prefix_index *index, struct prefix_stats *out);
+
+#endif
