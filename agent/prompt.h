@@ -38,7 +38,7 @@ const char *prompt_state_name(enum prompt_state state); /* "not_json" */
 struct prompt_facts {
 	enum prompt_state state;
 	bool stream;		      /* "stream": true */
-	char model[PROMPT_MODEL_MAX]; /* "" if none; longer ones are cut and told apart by hash */
+	char model[PROMPT_MODEL_MAX]; /* "" if none, or longer than fits */
 	char session_key[PROMPT_KEY_MAX]; /* body session_id, else user; "" if none or longer than fits */
 	bool session_from_user;
 	uint64_t prompt_bytes;	      /* decoded prompt content, all of it */
@@ -47,7 +47,7 @@ struct prompt_facts {
 };
 
 /**
- * prompt_scanner_new() - for one request at a time; ~20 KiB, meant to be pooled and reset.
+ * prompt_scanner_new() - for one request at a time; ~50 KiB, of which what is used gets touched; meant to be pooled and reset.
  * @block_bytes: --prefix-block. Return: NULL without memory.
  */
 struct prompt_scanner *prompt_scanner_new(uint32_t block_bytes);
