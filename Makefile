@@ -17,10 +17,11 @@ comma := ,
 
 # What is built: one list a part.
 LIB := option address log histogram
-AGENT := http_head http_body json prompt session_key endpoint session prefix decide
+AGENT := admin buffer client config decide decision_log endpoint exchange forward http_body http_head http_rewrite json \
+	listener metrics peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
 TOOLS := llmd-sim llmd-load
-SIM :=
-LOAD :=
+SIM := main
+LOAD := main
 UNIT :=
 FUZZ :=
 MAN := llmd-agent.8 llmd-sim.1 llmd-load.1

@@ -15,6 +15,7 @@
 #include "agent/admin.h"
 #include "agent/agent.h"
 #include "agent/client.h"
+#include "agent/decision_log.h"
 #include "agent/exchange.h"
 #include "agent/listener.h"
 #include "agent/metrics.h"
@@ -27,7 +28,7 @@
 enum { EXIT_USAGE = 2, LINGER_MS = 2000, ALLOC_THRESHOLD = 4 << 20 };
 
 /* What only main() holds. */
-struct program {
+struct process {
 	struct agent agent;
 	struct admin *admin;
 	struct listeners *listeners;
@@ -64,10 +65,10 @@ void agent_give_scanner(struct agent *agent, struct prompt_scanner *scanner)
 
 void agent_client_gone(struct agent *agent)
 {
-	struct program *program = (struct program *)agent;
+	struct process *process = (struct process *)agent;
 
 	if (!agent->draining)
-		listeners_resume(program->listeners);
+		listeners_resume(process->listeners);
 	else if (!agent->n_clients)
 		event_base_loopexit(agent->base, NULL);
 }
@@ -76,17 +77,17 @@ void agent_client_gone(struct agent *agent)
 
 static void on_drain_timeout(evutil_socket_t fd, short what, void *arg)
 {
-	struct program *program = arg;
+	struct process *process = arg;
 
 	(void)fd, (void)what;
-	log_warn("drain timed out", "connections=%lu", (unsigned long)program->agent.n_clients);
-	event_base_loopbreak(program->agent.base);
+	log_warn("drain timed out", "connections=%lu", (unsigned long)process->agent.n_clients);
+	event_base_loopbreak(process->agent.base);
 }
 
 static void on_terminate(evutil_socket_t fd, short what, void *arg)
 {
-	struct program *program = arg;
-	struct agent *agent = &program->agent;
+	struct process *process = arg;
+	struct agent *agent = &process->agent;
 	struct timeval timeout = { .tv_sec = (time_t)(agent->config.drain_timeout_ms / 1000),
 		.tv_usec = (suseconds_t)(agent->config.drain_timeout_ms % 1000 * 1000) };
 
@@ -97,16 +98,16 @@ static void on_terminate(evutil_socket_t fd, short what, void *arg)
 	}
 	agent->draining = true;
 	log_info("draining", "connections=%lu", (unsigned long)agent->n_clients);
-	listeners_close(program->listeners);
+	listeners_close(process->listeners);
 	clients_close_idle(agent);
-	event_add(program->drain_timer, &timeout);
+	event_add(process->drain_timer, &timeout);
 	if (!agent->n_clients)
 		event_base_loopexit(agent->base, NULL);
 }
 
 static void on_hangup(evutil_socket_t fd, short what, void *arg)
 {
-	struct agent *agent = &((struct program *)arg)->agent;
+	struct agent *agent = &((struct process *)arg)->agent;
 	const char *path = agent->config.session_secret_file;
 	uint8_t secret[sizeof(agent->session_secret)];
 
@@ -118,20 +119,20 @@ static void on_hangup(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
-static int watch_signals(struct program *program)
+static int watch_signals(struct process *process)
 {
-	struct event_base *base = program->agent.base;
+	struct event_base *base = process->agent.base;
 
 	signal(SIGPIPE, SIG_IGN);
-	program->term = evsignal_new(base, SIGTERM, on_terminate, program);
-	program->interrupt = evsignal_new(base, SIGINT, on_terminate, program);
-	program->hangup = evsignal_new(base, SIGHUP, on_hangup, program);
-	program->drain_timer = evtimer_new(base, on_drain_timeout, program);
-	if (!program->term || !program->interrupt || !program->hangup || !program->drain_timer)
+	process->term = evsignal_new(base, SIGTERM, on_terminate, process);
+	process->interrupt = evsignal_new(base, SIGINT, on_terminate, process);
+	process->hangup = evsignal_new(base, SIGHUP, on_hangup, process);
+	process->drain_timer = evtimer_new(base, on_drain_timeout, process);
+	if (!process->term || !process->interrupt || !process->hangup || !process->drain_timer)
 		return -ENOMEM;
-	event_add(program->term, NULL);
-	event_add(program->interrupt, NULL);
-	event_add(program->hangup, NULL);
+	event_add(process->term, NULL);
+	event_add(process->interrupt, NULL);
+	event_add(process->hangup, NULL);
 	return 0;
 }
 
@@ -203,45 +204,29 @@ static int init_decision(struct agent *agent)
 	return agent->decider ? 0 : -ENOMEM;
 }
 
-static bool is_ready(void *ctx, const char **why)
+static void gauges(void *ctx, struct metrics_gauges *out)
 {
 	const struct agent *agent = ctx;
 
-	if (agent->draining) {
-		*why = "draining";
-		return false;
-	}
-	for (uint32_t i = 0; i < agent->endpoints->n; i++)
-		if (endpoint_is_usable(&agent->endpoints->at[i], 0))
-			return true;
-	*why = "no endpoint is usable";
-	return false;
+	out->clients = agent->n_clients;
+	out->draining = agent->draining;
+	upstream_pool_counts(agent->upstreams, &out->upstreams_open, &out->upstreams_idle);
 }
 
-static int init_admin(struct program *program)
+static int init_admin(struct process *process)
 {
-	struct agent *agent = &program->agent;
-	const struct admin_context context = {
-		.endpoints = agent->endpoints,
-		.decider = agent->decider,
-		.metrics = agent->metrics,
-		.log = agent->decisions,
-		.session_secret = agent->session_secret,
-		.is_ready = is_ready,
-		.ctx = agent,
-	};
+	struct agent *agent = &process->agent;
 	char text[ADDRESS_TEXT_MAX];
-	int err = 0;
+	int err = admin_new(agent, &process->admin);
 
-	program->admin = admin_new(agent->base, &agent->config.admin, &context, &err);
 	if (err)
 		log_error("cannot listen", "address=%s error=\"%s\"", address_format(&agent->config.admin, text), strerror(-err));
 	return err;
 }
 
-static int init_parts(struct program *program)
+static int init_parts(struct process *process)
 {
-	struct agent *agent = &program->agent;
+	struct agent *agent = &process->agent;
 	int err = init_loop(agent);
 
 	if (!err)
@@ -250,16 +235,16 @@ static int init_parts(struct program *program)
 		err = init_decision(agent);
 	if (err)
 		return err;
-	agent->metrics = metrics_new(agent->endpoints, agent->decider);
-	agent->decisions = decision_log_new(DECISION_LOG_DEFAULT);
+	agent->metrics = metrics_new(agent->endpoints, agent->decider, gauges, agent);
+	agent->decisions = decision_log_new(agent->endpoints, DECISION_LOG_DEFAULT);
 	agent->upstreams = upstream_pool_new(agent, &exchange_upstream_callbacks);
 	agent->prober = prober_new(agent);
 	if (!agent->metrics || !agent->decisions || !agent->upstreams || !agent->prober)
 		return -ENOMEM;
-	err = init_admin(program);
+	err = init_admin(process);
 	if (!err)
-		err = watch_signals(program);
-	return err ? err : listeners_new(agent, &program->listeners);
+		err = watch_signals(process);
+	return err ? err : listeners_new(agent, &process->listeners);
 }
 
 /* A client and its pod need two descriptors, a pipe two more. */
@@ -282,16 +267,16 @@ static void free_event(struct event *event)
 		event_free(event);
 }
 
-static void finish(struct program *program)
+static void finish(struct process *process)
 {
-	struct agent *agent = &program->agent;
+	struct agent *agent = &process->agent;
 
 	while (agent->clients)
 		client_close(agent->clients, true);
 	if (agent->base)
 		event_base_loop(agent->base, EVLOOP_NONBLOCK); /* what was put off to the end of the turn */
-	listeners_free(program->listeners);
-	admin_free(program->admin);
+	listeners_free(process->listeners);
+	admin_free(process->admin);
 	prober_free(agent->prober);
 	upstream_pool_free(agent->upstreams);
 	pipe_pool_close(&agent->pipes);
@@ -301,18 +286,18 @@ static void finish(struct program *program)
 	free(agent->endpoints);
 	while (agent->n_scanners)
 		prompt_scanner_free(agent->scanners[--agent->n_scanners]);
-	free_event(program->term);
-	free_event(program->interrupt);
-	free_event(program->hangup);
-	free_event(program->drain_timer);
+	free_event(process->term);
+	free_event(process->interrupt);
+	free_event(process->hangup);
+	free_event(process->drain_timer);
 	if (agent->base)
 		event_base_free(agent->base);
 }
 
 int main(int argc, char **argv)
 {
-	static struct program program;
-	struct agent *agent = &program.agent;
+	static struct process process;
+	struct agent *agent = &process.agent;
 	int err;
 
 	if (config_load(&agent->config, argc, argv))
@@ -327,7 +312,7 @@ int main(int argc, char **argv)
 	if (sodium_init() < 0)
 		return EXIT_FAILURE;
 	raise_limits();
-	err = init_parts(&program);
+	err = init_parts(&process);
 	if (!err) {
 		log_info("started", "version=%s endpoints=%u policy=%s", LLMD_VERSION, agent->endpoints->n,
 			policy_name((enum policy)agent->config.policy));
@@ -336,6 +321,6 @@ int main(int argc, char **argv)
 	} else {
 		log_error("start failed", "error=\"%s\"", strerror(-err));
 	}
-	finish(&program);
+	finish(&process);
 	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }

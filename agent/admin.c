@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The admin port: see admin.h. Routes are a table; every error has the same JSON shape. */
+#include "agent/admin.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/http.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <arpa/inet.h>
+
+#include "agent/decision_log.h"
+#include "agent/endpoint.h"
+#include "agent/metrics.h"
+#include "agent/session_key.h"
+#include "agent/status.h"
+
+enum { HEAD_MAX = 8192, BODY_MAX = 4096, TIMEOUT_S = 30, DECISIONS_SHOWN = 20, PATH_ARG_MAX = 1024 };
+
+struct admin {
+	struct agent *agent;
+	struct evhttp *http;
+};
+
+/* @arg: the decoded part of the path that stands for "*" in the route. */
+struct admin_call {
+	struct agent *agent;
+	struct evhttp_request *request;
+	const char *query;
+	char arg[PATH_ARG_MAX];
+};
+
+static void reply_json(struct admin_call *call, int status, struct json_object *json)
+{
+	struct evbuffer *out = evbuffer_new();
+
+	if (out && json) {
+		evbuffer_add_printf(out, "%s\n", json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN));
+		evhttp_add_header(evhttp_request_get_output_headers(call->request), "Content-Type", "application/json");
+		evhttp_send_reply(call->request, status, status == 200 ? "OK" : status_reason((unsigned)status), out);
+	} else {
+		evhttp_send_error(call->request, 500, NULL);
+	}
+	if (out)
+		evbuffer_free(out);
+	json_object_put(json);
+}
+
+static void reply_error(struct admin_call *call, int status, const char *message)
+{
+	struct json_object *json = json_object_new_object(), *error = json_object_new_object();
+
+	json_object_object_add(error, "message", json_object_new_string(message));
+	json_object_object_add(error, "type", json_object_new_string(status == 404 ? "not_found" : "invalid_request_error"));
+	json_object_object_add(error, "code", json_object_new_int(status));
+	json_object_object_add(json, "error", error);
+	reply_json(call, status, json);
+}
+
+static void reply_text(struct admin_call *call, int status, const char *text)
+{
+	struct evbuffer *out = evbuffer_new();
+
+	if (!out) {
+		evhttp_send_error(call->request, 500, NULL);
+		return;
+	}
+	evbuffer_add_printf(out, "%s\n", text);
+	evhttp_add_header(evhttp_request_get_output_headers(call->request), "Content-Type", "text/plain");
+	evhttp_send_reply(call->request, status, status == 200 ? "OK" : status_reason((unsigned)status), out);
+	evbuffer_free(out);
+}
+
+/* ---- routes ---- */
+
+static void get_metrics(struct admin_call *call)
+{
+	struct evbuffer *out = evbuffer_new();
+
+	if (!out) {
+		evhttp_send_error(call->request, 500, NULL);
+		return;
+	}
+	metrics_print(call->agent->metrics, out);
+	evhttp_add_header(evhttp_request_get_output_headers(call->request), "Content-Type",
+		"text/plain; version=0.0.4; charset=utf-8");
+	evhttp_send_reply(call->request, 200, "OK", out);
+	evbuffer_free(out);
+}
+
+static void get_healthz(struct admin_call *call)
+{
+	reply_text(call, 200, "ok");
+}
+
+static void get_readyz(struct admin_call *call)
+{
+	struct json_object *json = json_object_new_object();
+	uint32_t usable = 0;
+	bool ready;
+
+	for (uint32_t i = 0; i < call->agent->endpoints->n; i++)
+		usable += endpoint_is_usable(&call->agent->endpoints->at[i], 0);
+	ready = usable && !call->agent->draining;
+	json_object_object_add(json, "ready", json_object_new_boolean(ready));
+	json_object_object_add(json, "draining", json_object_new_boolean(call->agent->draining));
+	json_object_object_add(json, "usable_endpoints", json_object_new_int((int)usable));
+	reply_json(call, ready ? 200 : 503, json);
+}
+
+static struct json_object *endpoint_json(const struct agent *agent, uint32_t i)
+{
+	const struct endpoint *endpoint = &agent->endpoints->at[i];
+	struct json_object *json = json_object_new_object();
+
+	json_object_object_add(json, "address", json_object_new_string(endpoint->name));
+	json_object_object_add(json, "model", json_object_new_string(endpoint->config.model));
+	json_object_object_add(json, "role", json_object_new_string(endpoint_role_name(endpoint->role)));
+	json_object_object_add(json, "state", json_object_new_string(endpoint_state_name(endpoint->state)));
+	json_object_object_add(json, "generation", json_object_new_int64(endpoint->generation));
+	json_object_object_add(json, "inflight_requests", json_object_new_int64(endpoint->inflight_requests));
+	json_object_object_add(json, "inflight_tokens", json_object_new_uint64(endpoint->inflight_tokens));
+	json_object_object_add(json, "requests", json_object_new_uint64(endpoint->requests));
+	json_object_object_add(json, "prefix_blocks", json_object_new_uint64(decider_endpoint_blocks(agent->decider, i)));
+	json_object_object_add(json, "prefix_blocks_capacity",
+		json_object_new_uint64(endpoint->config.blocks ? endpoint->config.blocks : agent->config.endpoint_blocks));
+	return json;
+}
+
+static void get_endpoints(struct admin_call *call)
+{
+	struct json_object *json = json_object_new_array();
+
+	for (uint32_t i = 0; i < call->agent->endpoints->n; i++)
+		if (call->agent->endpoints->at[i].state != ENDPOINT_FREE)
+			json_object_array_add(json, endpoint_json(call->agent, i));
+	reply_json(call, 200, json);
+}
+
+static void get_session(struct admin_call *call)
+{
+	uint64_t hash = session_key_hash(call->agent->session_secret, call->arg, strlen(call->arg));
+	uint64_t uses, idle_ms;
+	struct json_object *json;
+	uint32_t index;
+	char text[32];
+
+	if (decider_session_get(call->agent->decider, hash, agent_now_ms(), &index, &uses, &idle_ms)) {
+		reply_error(call, 404, "no such session");
+		return;
+	}
+	json = json_object_new_object();
+	snprintf(text, sizeof(text), "%016lx", (unsigned long)hash);
+	json_object_object_add(json, "session_hash", json_object_new_string(text));
+	json_object_object_add(json, "endpoint", json_object_new_string(call->agent->endpoints->at[index].name));
+	json_object_object_add(json, "uses", json_object_new_uint64(uses));
+	json_object_object_add(json, "idle_seconds", json_object_new_double((double)idle_ms / 1000));
+	reply_json(call, 200, json);
+}
+
+static int parse_last(const char *query, uint32_t *out)
+{
+	char *end;
+	unsigned long n;
+
+	*out = DECISIONS_SHOWN;
+	if (!query || !*query)
+		return 0;
+	if (strncmp(query, "last=", 5) || query[5] < '0' || query[5] > '9')
+		return -EINVAL;
+	n = strtoul(query + 5, &end, 10);
+	if (*end || !n || n > DECISION_LOG_DEFAULT)
+		return -EINVAL;
+	*out = (uint32_t)n;
+	return 0;
+}
+
+static void get_decisions(struct admin_call *call)
+{
+	uint32_t n;
+
+	if (parse_last(call->query, &n))
+		reply_error(call, 400, "last must be a number from 1 to 1024");
+	else
+		reply_json(call, 200, decision_log_json(call->agent->decisions, n));
+}
+
+static void drain(struct admin_call *call, bool on)
+{
+	struct endpoint_table *endpoints = call->agent->endpoints;
+	struct address address;
+	int i = address_parse(&address, call->arg) ? -EINVAL : endpoint_find(endpoints, &address);
+
+	if (i < 0) {
+		reply_error(call, i == -EINVAL ? 400 : 404, i == -EINVAL ? "not an ADDR:PORT" : "no such endpoint");
+		return;
+	}
+	if (on && endpoints->at[i].state != ENDPOINT_DRAINING)
+		endpoint_set_state(endpoints, (uint32_t)i, ENDPOINT_DRAINING, "drained by the operator");
+	else if (!on && endpoints->at[i].state == ENDPOINT_DRAINING)
+		endpoint_set_state(endpoints, (uint32_t)i, ENDPOINT_STARTING, "undrained by the operator");
+	reply_json(call, 200, endpoint_json(call->agent, (uint32_t)i));
+}
+
+static void post_drain(struct admin_call *call)
+{
+	drain(call, true);
+}
+
+static void post_undrain(struct admin_call *call)
+{
+	drain(call, false);
+}
+
+static const struct route {
+	enum evhttp_cmd_type method;
+	const char *before, *after; /* of the argument; @after NULL: the path has none */
+	void (*serve)(struct admin_call *call);
+} routes[] = {
+	{ EVHTTP_REQ_GET, "/metrics", NULL, get_metrics },
+	{ EVHTTP_REQ_GET, "/healthz", NULL, get_healthz },
+	{ EVHTTP_REQ_GET, "/readyz", NULL, get_readyz },
+	{ EVHTTP_REQ_GET, "/v1/endpoints", NULL, get_endpoints },
+	{ EVHTTP_REQ_GET, "/v1/sessions/", "", get_session },
+	{ EVHTTP_REQ_GET, "/v1/decisions", NULL, get_decisions },
+	{ EVHTTP_REQ_POST, "/v1/endpoints/", "/drain", post_drain },
+	{ EVHTTP_REQ_POST, "/v1/endpoints/", "/undrain", post_undrain },
+};
+
+static int decode_arg(struct admin_call *call, const char *text, size_t len)
+{
+	char encoded[PATH_ARG_MAX];
+	size_t n;
+	char *decoded;
+
+	if (!len || len >= sizeof(encoded))
+		return -EINVAL;
+	memcpy(encoded, text, len);
+	encoded[len] = '\0';
+	decoded = evhttp_uridecode(encoded, 0, &n);
+	if (!decoded || strlen(decoded) != n) { /* a NUL within is in no session key */
+		free(decoded);
+		return -EINVAL;
+	}
+	strcpy(call->arg, decoded); /* decoding only shortens */
+	free(decoded);
+	return 0;
+}
+
+static bool route_matches(const struct route *route, struct admin_call *call, const char *path)
+{
+	size_t len = strlen(path), before = strlen(route->before), after = route->after ? strlen(route->after) : 0;
+
+	if (!route->after)
+		return !strcmp(path, route->before);
+	return len > before + after && !strncmp(path, route->before, before) && !strcmp(path + len - after, route->after) &&
+	       !decode_arg(call, path + before, len - before - after);
+}
+
+static void on_request(struct evhttp_request *request, void *arg)
+{
+	struct admin *admin = arg;
+	const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(request);
+	const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
+	struct admin_call call = { .agent = admin->agent, .request = request, .query = uri ? evhttp_uri_get_query(uri) : NULL };
+	enum evhttp_cmd_type method = evhttp_request_get_command(request);
+	const char *allow = NULL;
+
+	if (method == EVHTTP_REQ_HEAD)
+		method = EVHTTP_REQ_GET;
+	for (size_t i = 0; path && i < sizeof(routes) / sizeof(routes[0]); i++) {
+		if (!route_matches(&routes[i], &call, path))
+			continue;
+		if (routes[i].method == method) {
+			routes[i].serve(&call);
+			return;
+		}
+		allow = routes[i].method == EVHTTP_REQ_GET ? "GET, HEAD" : "POST";
+	}
+	if (allow)
+		evhttp_add_header(evhttp_request_get_output_headers(request), "Allow", allow);
+	reply_error(&call, allow ? 405 : 404, allow ? "method not allowed" : "no such path");
+}
+
+int admin_new(struct agent *agent, struct admin **out)
+{
+	struct admin *admin = calloc(1, sizeof(*admin));
+	const struct address *address = &agent->config.admin;
+	char ip[ADDRESS_TEXT_MAX];
+	int err;
+
+	*out = NULL;
+	if (!admin)
+		return -ENOMEM;
+	admin->agent = agent;
+	admin->http = evhttp_new(agent->base);
+	if (!admin->http) {
+		free(admin);
+		return -ENOMEM;
+	}
+	evhttp_set_max_headers_size(admin->http, HEAD_MAX);
+	evhttp_set_max_body_size(admin->http, BODY_MAX);
+	evhttp_set_timeout(admin->http, TIMEOUT_S);
+	evhttp_set_gencb(admin->http, on_request, admin);
+	errno = 0;
+	if (evhttp_bind_socket(admin->http, address_format_ip(address, ip), ntohs(address->port_be))) {
+		err = errno ? -errno : -EADDRINUSE;
+		admin_free(admin);
+		return err;
+	}
+	*out = admin;
+	return 0;
+}
+
+void admin_free(struct admin *admin)
+{
+	if (!admin)
+		return;
+	evhttp_free(admin->http);
+	free(admin);
+}
