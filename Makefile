@@ -20,7 +20,7 @@ LIB := option address log histogram
 AGENT := admin buffer client config decide decision_log endpoint exchange forward http_body http_head http_rewrite json \
 	listener metrics peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
 TOOLS := llmd-sim llmd-load
-SIM := main
+SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main
 UNIT :=
 FUZZ :=
