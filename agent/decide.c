@@ -12,8 +12,8 @@
  *    --affinity-threshold of the prompt's blocks the one with the least load.
  * 3. Without affinity the best --weight score wins: share of the prompt that is cached, and freedom of load. A short
  *    common head (a system prompt that everybody shares) moves the score little, so new sessions spread.
- * 4. Sticky until saturated: the endpoint from 2 or 3 keeps the request unless another one's cost is lower, that is,
- *    unless waiting there would take longer than recomputing what it has cached.
+ * 4. Sticky until saturated: the endpoint from 2 or 3 keeps the request unless the tokens ahead of it, compared with the
+ *    cheapest other one, outweigh what would have to be computed again there (RECOMPUTE_WEIGHT, SATURATION_TOKENS).
  *
  * Load is tokens in flight plus what was placed lately, halved every LOAD_HALF_LIFE_MS: at a low load nothing is in
  * flight when the next session comes, and chance alone balances a few long prompts badly; a session also comes back to
@@ -34,7 +34,15 @@
 #include "agent/prefix.h"
 #include "agent/session.h"
 
-enum { LOAD_HALF_LIFE_MS = 60000, EPOCH_HALF_LIVES = 500, EXPIRE_STEPS = 4 };
+/*
+ * A move makes the prompt's cached part be computed again now, takes cache from others, and is paid once more when the
+ * session's other blocks are missed: hence the weight. The slack is eight steps of vLLM's default --max-num-batched-tokens
+ * (8192): a queue that is gone within seconds is no reason to move. On the Mooncake conversation trace (docs/testing.md
+ * has the command) weight 1 without slack moves a quarter of all turns and loses 3 points of hits; near saturation that
+ * costs more time to first token than the waiting it avoids.
+ */
+enum { RECOMPUTE_WEIGHT = 4, SATURATION_TOKENS = 8 * 8192 };
+enum { LOAD_HALF_LIFE_MS = 600000, EPOCH_HALF_LIVES = 500, EXPIRE_STEPS = 4 };
 
 struct decider {
 	struct decide_config config;
@@ -275,12 +283,15 @@ static int bound_endpoint(const struct choice *choice, uint64_t now_ms, bool *wa
 	return (int)session->endpoint;
 }
 
-/* Unless another endpoint could begin earlier with the answer. */
+/* Unless what is ahead there weighs more than what a move would make others compute again. */
 static int unless_saturated(struct choice *choice, int preferred, enum decision_reason then, enum decision_reason *reason)
 {
 	int cheapest = best_of(choice, cheapness_of, 0);
+	const struct endpoint *at = choice->decider->endpoints->at;
+	double ahead = (double)at[preferred].inflight_tokens - (double)at[cheapest].inflight_tokens;
+	double recompute = (double)uncached_tokens(choice, (uint32_t)cheapest) - uncached_tokens(choice, (uint32_t)preferred);
 
-	if (cost_of(choice, (uint32_t)preferred) <= cost_of(choice, (uint32_t)cheapest))
+	if (ahead <= RECOMPUTE_WEIGHT * recompute + SATURATION_TOKENS)
 		return preferred;
 	*reason = then;
 	return cheapest;

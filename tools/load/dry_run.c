@@ -30,6 +30,7 @@ struct dry {
 	double busy_until_ms[ENDPOINT_MAX], uncached[ENDPOINT_MAX];
 	struct running *running;
 	size_t n_running, cap_running;
+	double *ttft_s; /* of each request */
 	int32_t *last; /* endpoint of each session's last turn; -1 */
 	uint64_t hashes[TRACE_IDS_MAX];
 	uint32_t blocks[TRACE_IDS_MAX];
@@ -71,7 +72,8 @@ static int start(struct dry *dry, const struct trace *trace)
 		return err;
 	dry->decider = decider_new(&dry->config->decide, &dry->endpoints);
 	dry->last = malloc((trace->n_sessions + 1) * sizeof(*dry->last));
-	if (!dry->decider || !dry->last)
+	dry->ttft_s = calloc(trace->n, sizeof(*dry->ttft_s));
+	if (!dry->decider || !dry->last || !dry->ttft_s)
 		return -ENOMEM;
 	memset(dry->last, 0xff, (trace->n_sessions + 1) * sizeof(*dry->last));
 	return 0;
@@ -167,6 +169,7 @@ static int one(struct dry *dry, const struct trace_request *from, struct dry_run
 	done_ms = done_ms * 1000 / config->prefill_rate +
 		  (dry->busy_until_ms[i] > now_ms ? dry->busy_until_ms[i] : now_ms);
 	dry->busy_until_ms[i] = running.first_ms = done_ms;
+	dry->ttft_s[out->requests] = (done_ms - now_ms) / 1000;
 	running.end_ms = done_ms + from->output_tokens * config->itl_ms;
 	out->requests++;
 	out->blocks += from->n_ids;
@@ -174,6 +177,13 @@ static int one(struct dry *dry, const struct trace_request *from, struct dry_run
 	out->reasons[decision.reason]++;
 	note_session(dry, from->session, i, out);
 	return note_running(dry, &running);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
 }
 
 static void sum_up(const struct dry *dry, struct dry_run_result *out)
@@ -184,6 +194,9 @@ static void sum_up(const struct dry *dry, struct dry_run_result *out)
 		sum += dry->uncached[i];
 		most = dry->uncached[i] > most ? dry->uncached[i] : most;
 	}
+	qsort(dry->ttft_s, out->requests, sizeof(*dry->ttft_s), compare_doubles);
+	out->ttft_p50_s = dry->ttft_s[out->requests / 2];
+	out->ttft_p95_s = dry->ttft_s[out->requests * 95 / 100];
 	out->hit_rate = out->blocks ? (double)out->hits / (double)out->blocks : 0;
 	out->hot_spot = sum > 0 ? most / (sum / dry->config->endpoints) : 0;
 }
@@ -206,6 +219,7 @@ int dry_run(const struct dry_run_config *config, const struct trace *trace, stru
 		kv_cache_free(dry->cache[i]);
 	decider_free(dry->decider);
 	free(dry->last);
+	free(dry->ttft_s);
 	free(dry->running);
 	free(dry);
 	return err;

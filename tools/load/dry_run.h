@@ -24,11 +24,11 @@ struct dry_run_config {
 /**
  * struct dry_run_result - @hit_rate: of all prompt blocks, in the simulated caches.
  * @hot_spot: the largest endpoint's uncached tokens over the mean. @sticky: later turns that stayed where the turn before
- * was. @decide_s: CPU time of all decisions.
+ * was. @ttft_p50_s, @ttft_p95_s: of the simulated service. @decide_s: CPU time of all decisions.
  */
 struct dry_run_result {
 	uint64_t requests, blocks, hits, later_turns, sticky;
-	double hit_rate, hot_spot, decide_s;
+	double hit_rate, hot_spot, ttft_p50_s, ttft_p95_s, decide_s;
 	uint64_t reasons[DECISION_REASON_N];
 };
 
