@@ -21,7 +21,7 @@ AGENT := admin buffer client config decide decision_log endpoint exchange forwar
 	listener metrics peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
 TOOLS := llmd-sim llmd-load
 SIM := main conn request answer scheduler cache pod_metrics
-LOAD := main
+LOAD := main client dry_run pods prompt quantile report run sse synth trace
 UNIT :=
 FUZZ :=
 MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
@@ -80,7 +80,8 @@ $(B)/libcore.a: $(CORE)
 
 $(B)/llmd-agent: $(B)/obj/agent/main.o $(B)/libcore.a
 $(B)/llmd-sim: $(SIM:%=$(B)/obj/tools/sim/%.o) $(B)/libcore.a
-$(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/libcore.a
+$(B)/llmd-load: LDLIBS += -lcurl
+$(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/obj/tools/sim/cache.o $(B)/libcore.a
 $(PROGRAMS):
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
