@@ -22,8 +22,9 @@ AGENT := admin buffer client config decide decision_log endpoint exchange forwar
 TOOLS := llmd-sim llmd-load
 SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
-UNIT :=
-FUZZ :=
+UNIT := decide http_body http_head json lib load prompt session_key
+FUZZ := endpoint http json option prompt sse trace
+FUZZED := endpoint http_body http_head http_rewrite json prefix_hash prompt session_key
 MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
 
 PROGRAMS := $(addprefix $(B)/,llmd-agent $(TOOLS))
@@ -47,7 +48,7 @@ check: all ## build and run all tests (root for the kernel parts)
 	$(Q)scripts/check
 
 check-unit: $(TESTS) ## only the unit tests
-	$(Q)set -e; for t in $(TESTS); do $$t; done
+	$(Q)failed=0; for t in $(TESTS); do $$t || failed=1; done; exit $$failed
 
 check-fuzz: $(FUZZERS) ## a short run of every fuzz target over its corpus
 	$(Q)scripts/fuzz 5 $(FUZZERS)
@@ -86,6 +87,8 @@ $(PROGRAMS):
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+LOAD_PARTS := $(B)/obj/tools/load/sse.o $(B)/obj/tools/load/quantile.o $(B)/obj/tools/load/trace.o $(B)/obj/tools/sim/cache.o
+$(B)/unit/test_load: $(LOAD_PARTS)
 $(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
@@ -97,7 +100,9 @@ $(B)/obj/%.o: %.c
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 # Fuzz targets are built whole with clang, so that all of the code under test is instrumented.
-build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB:%=lib/%.c) $(AGENT:%=agent/%.c)
+build/fuzz/fuzz_sse: tools/load/sse.c
+build/fuzz/fuzz_trace: tools/load/trace.c
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB:%=lib/%.c) $(FUZZED:%=agent/%.c)
 	@mkdir -p $(@D)
 	@echo "  FUZZ  $@"
 	$(Q)$(CLANG) -D_GNU_SOURCE -I. -std=gnu11 -O1 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -fsanitize=fuzzer,address,undefined \

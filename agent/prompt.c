@@ -299,10 +299,10 @@ static void on_scalar(struct prompt_scanner *scanner, enum json_event event, con
 
 	if (scanner->depth == 1 && top(scanner)->text_key)
 		scanner->facts.stream = event == JSON_TRUE;
-	if (use == USE_TEXT && event == JSON_NUMBER)
-		prefix_pieces_add(&scanner->pieces[scanner->section], &value, sizeof(value));
-	else if (use == USE_TEXT && scanner->depth == 1)
+	if (use == USE_TEXT && scanner->depth == 1)
 		scanner->shape_is_wrong |= scanner->section == SECTION_CONTENT;
+	else if (use == USE_TEXT && event == JSON_NUMBER)
+		prefix_pieces_add(&scanner->pieces[scanner->section], &value, sizeof(value));
 	else if (use == USE_DIGEST && scanner->depth > 1)
 		fold(scanner, value);
 }

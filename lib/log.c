@@ -98,6 +98,14 @@ static bool value_is_json(const char *value, size_t len)
 	return digits && digits < 16 && value[len - 1] != '.' && !(value[*value == '-'] == '0' && digits > 1 && !dot);
 }
 
+/* A value that was cut off, or one that no longer fits, is left out whole: the line stays valid JSON. */
+static bool field_fits(const struct line *line, size_t name, const char *value, size_t len)
+{
+	bool cut = *value == '"' && (len < 2 || value[len - 1] != '"');
+
+	return !cut && line->len + name + len + sizeof(",\"\":\"\"") < sizeof(line->text) - 4;
+}
+
 /* "a=1 b=x" becomes ,"a":1,"b":"x": values come unquoted only when they hold neither space nor quote. */
 static void line_add_json_fields(struct line *line, const char *fields)
 {
@@ -107,6 +115,8 @@ static void line_add_json_fields(struct line *line, const char *fields)
 		size_t len = value_length(value);
 		bool bare = value_is_json(value, len);
 
+		if (!field_fits(line, name, value, len))
+			return;
 		line_add_text(line, ",\"");
 		line_add(line, fields, name);
 		line_add_text(line, bare ? "\":" : "\":\"");

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Endpoints, sessions, the prefix index and the decision. */
+#include "tests/unit/test.h"
+
+#include <errno.h>
+
+#include "agent/decide.h"
+#include "agent/prefix.h"
+#include "agent/session.h"
+#include "lib/log.h"
+
+enum { PODS = 4, PROMPT = 10 };
+
+static struct endpoint_table *pods;
+static struct decider *decider;
+static uint64_t now_ms;
+
+static const struct decide_config config = { .policy = POLICY_PREFIX_CACHE_AWARE, .weight_cache = 0.7, .weight_load = 0.3,
+	.affinity_threshold = 0.6, .session_ttl_ms = 1000000, .sessions_max = 1024, .prefix_blocks_max = 4096,
+	.prefix_block_bytes = 512, .bytes_per_token = 4, .default_capacity_blocks = 1024, .seed = 7 };
+
+static int setup(void **state)
+{
+	(void)state;
+	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
+	now_ms = 1;
+	pods = calloc(1, sizeof(*pods));
+	for (int i = 0; i < PODS; i++) {
+		struct endpoint_config endpoint;
+		char text[64];
+
+		sprintf(text, "10.0.0.%d:80,model=m", i + 1);
+		assert_int_equal(endpoint_config_parse(&endpoint, text), 0);
+		assert_int_equal(endpoint_add(pods, &endpoint), i);
+	}
+	decider = decider_new(&config, pods);
+	return decider ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	decider_free(decider);
+	free(pods);
+	return 0;
+}
+
+/* A prompt of PROMPT blocks that begins with @shared blocks of family @family and goes on with its own. */
+static void blocks_of(uint64_t family, uint32_t shared, uint64_t own, uint64_t *out)
+{
+	for (uint32_t i = 0; i < PROMPT; i++)
+		out[i] = (i < shared ? family * 1000 + i : own * 1000 + 500 + i) * 0x9e3779b97f4a7c15ull;
+}
+
+static struct decision ask(uint64_t session, const uint64_t *blocks, struct endpoint_claim *claim)
+{
+	const struct decide_request request = { .model = "m", .has_session = session, .session = session * 0x9e3779b97f4a7c15ull,
+		.blocks = blocks, .n_blocks = PROMPT, .prompt_bytes = PROMPT * 512 };
+	struct decision decision;
+
+	assert_int_equal(decide(decider, &request, now_ms, &decision, claim), 0);
+	return decision;
+}
+
+static struct decision ask_and_end(uint64_t session, const uint64_t *blocks)
+{
+	struct endpoint_claim claim;
+	struct decision decision = ask(session, blocks, &claim);
+
+	endpoint_claim_release(pods, &claim);
+	endpoint_claim_release(pods, &claim);
+	return decision;
+}
+
+static void sessions_stay(void **state)
+{
+	uint64_t blocks[PROMPT];
+	struct decision first;
+
+	(void)state;
+	blocks_of(1, 10, 0, blocks);
+	first = ask_and_end(42, blocks);
+	assert_int_equal(first.reason, DECISION_SCORE);
+	for (int i = 0; i < 100; i++) {
+		struct decision next = ask_and_end(42, blocks);
+
+		assert_int_equal(next.endpoint, first.endpoint);
+		assert_int_equal(next.reason, DECISION_SESSION);
+		assert_int_equal(next.cached_blocks, PROMPT);
+	}
+	for (int i = 0; i < PODS; i++)
+		assert_int_equal(pods->at[i].inflight_tokens + pods->at[i].inflight_requests, 0);
+}
+
+static void prefixes_attract_and_short_heads_spread(void **state)
+{
+	uint64_t blocks[PROMPT];
+	int used[PODS] = { 0 };
+	struct decision first;
+
+	(void)state;
+	blocks_of(1, 8, 1, blocks);
+	first = ask_and_end(0, blocks);
+	blocks_of(1, 8, 2, blocks);
+	assert_int_equal(ask_and_end(0, blocks).endpoint, first.endpoint);
+	for (uint64_t i = 0; i < 40; i++) {
+		blocks_of(2, 1, 100 + i, blocks);
+		used[ask_and_end(0, blocks).endpoint]++;
+	}
+	for (int i = 0; i < PODS; i++)
+		assert_in_range(used[i], 5, 15);
+}
+
+static void leaves_a_saturated_endpoint(void **state)
+{
+	uint64_t blocks[PROMPT];
+	struct endpoint_claim busy;
+	struct decision first, next;
+
+	(void)state;
+	blocks_of(1, 10, 0, blocks);
+	first = ask_and_end(42, blocks);
+	endpoint_claim_take(pods, (uint32_t)first.endpoint, 60000, &busy);
+	assert_int_equal(ask_and_end(42, blocks).endpoint, first.endpoint); /* a queue of seconds: stay */
+	endpoint_claim_release(pods, &busy);
+	endpoint_claim_take(pods, (uint32_t)first.endpoint, 1000000, &busy);
+	next = ask_and_end(42, blocks);
+	assert_int_not_equal(next.endpoint, first.endpoint);
+	assert_int_equal(next.reason, DECISION_SESSION_SATURATED);
+}
+
+static void spreads_the_sessions_of_a_lost_endpoint(void **state)
+{
+	uint64_t blocks[PROMPT];
+	int lost = -1, used[PODS] = { 0 };
+	int where[40];
+
+	(void)state;
+	for (uint64_t s = 1; s < 40; s++) {
+		blocks_of(s, 10, 0, blocks);
+		where[s] = ask_and_end(s, blocks).endpoint;
+		lost = where[s];
+	}
+	endpoint_set_state(pods, (uint32_t)lost, ENDPOINT_DOWN, "test");
+	for (uint64_t s = 1; s < 40; s++) {
+		struct decision next;
+
+		blocks_of(s, 10, 0, blocks);
+		next = ask_and_end(s, blocks);
+		assert_int_not_equal(next.endpoint, lost);
+		assert_int_equal(next.reason, where[s] == lost ? DECISION_SESSION_LOST : DECISION_SESSION);
+		if (where[s] == lost)
+			used[next.endpoint]++;
+		else
+			assert_int_equal(next.endpoint, where[s]);
+	}
+	for (int i = 0; i < PODS; i++)
+		assert_true(i == lost || used[i] > 0);
+}
+
+static void honours_exclusion_model_and_role(void **state)
+{
+	uint8_t excluded[ENDPOINT_MAX / 8] = { 0x07 };
+	struct decide_request request = { .model = "m", .excluded = excluded };
+	struct endpoint_claim claim;
+	struct decision decision;
+
+	(void)state;
+	assert_int_equal(decide(decider, &request, now_ms, &decision, &claim), 0);
+	assert_int_equal(decision.endpoint, 3);
+	request.model = "other";
+	assert_int_equal(decide(decider, &request, now_ms, &decision, &claim), -ENOENT);
+	request.model = "";
+	pods->at[3].role = ENDPOINT_ROLE_PREFILL;
+	assert_int_equal(decide(decider, &request, now_ms, &decision, &claim), -ENOENT);
+}
+
+static void a_new_pod_at_an_old_address_has_nothing(void **state)
+{
+	struct endpoint_config endpoint = pods->at[0].config;
+	uint64_t blocks[PROMPT];
+	struct endpoint_claim old;
+
+	(void)state;
+	blocks_of(1, 10, 0, blocks);
+	for (int i = 1; i < PODS; i++)
+		endpoint_set_state(pods, (uint32_t)i, ENDPOINT_DOWN, "test");
+	assert_int_equal(ask(42, blocks, &old).endpoint, 0);
+	endpoint_remove(pods, 0);
+	assert_int_equal(endpoint_add(pods, &endpoint), 0);
+	endpoint_claim_release(pods, &old);
+	assert_int_equal(pods->at[0].inflight_requests, 0);
+	assert_int_equal(ask_and_end(42, blocks).cached_blocks, 0);
+}
+
+static void session_table_forgets_in_order(void **state)
+{
+	struct session_table *table = session_table_new(4, 100);
+	struct session_stats stats;
+
+	(void)state;
+	for (uint64_t i = 1; i <= 5; i++)
+		session_bind(table, i, (uint32_t)i, 1, i);
+	assert_null(session_find(table, 1, 5));
+	assert_int_equal(session_find(table, 5, 5)->endpoint, 5);
+	assert_null(session_find(table, 2, 102));
+	assert_int_equal(session_expire(table, 104, 10), 3);
+	session_get_stats(table, &stats);
+	assert_true(stats.n == 1 && stats.evicted == 1 && stats.expired == 3);
+	session_table_free(table);
+}
+
+/* The index against one that is obviously right: a list per endpoint, the most recently used first. */
+struct model {
+	uint64_t list[PODS][64];
+	uint32_t n[PODS], capacity;
+};
+
+static void model_use(struct model *model, int pod, uint64_t hash)
+{
+	uint64_t *list = model->list[pod];
+	uint32_t i = 0;
+
+	while (i < model->n[pod] && list[i] != hash)
+		i++;
+	if (i == model->n[pod] && model->n[pod] < model->capacity)
+		model->n[pod]++;
+	else if (i == model->n[pod])
+		i--;
+	memmove(list + 1, list, i * sizeof(*list));
+	list[0] = hash;
+}
+
+static bool model_has(const struct model *model, int pod, uint64_t hash)
+{
+	for (uint32_t i = 0; i < model->n[pod]; i++)
+		if (model->list[pod][i] == hash)
+			return true;
+	return false;
+}
+
+static void prefix_index_matches_a_model(void **state)
+{
+	struct prefix_index *index = prefix_index_new(1024);
+	struct model model = { .capacity = 24 };
+	uint16_t depth[ENDPOINT_MAX];
+
+	(void)state;
+	srand(1);
+	for (uint32_t i = 0; i < PODS; i++)
+		prefix_set_capacity(index, i, model.capacity);
+	for (int round = 0; round < 20000; round++) {
+		uint64_t blocks[12];
+		uint32_t n = 1 + (uint32_t)rand() % 12;
+		int pod = rand() % PODS;
+
+		for (uint32_t k = 0; k < n; k++)
+			blocks[k] = ((uint64_t)(rand() % 3 ? 1 : rand() % 6) * 100 + k) * 0x9e3779b97f4a7c15ull;
+		prefix_match(index, blocks, n, PODS, depth);
+		for (int p = 0; p < PODS; p++) {
+			uint32_t expected = 0;
+
+			while (expected < n && model_has(&model, p, blocks[expected]))
+				expected++;
+			assert_int_equal(depth[p], expected);
+		}
+		if (round % 97 == 0) {
+			prefix_clear(index, (uint32_t)pod);
+			model.n[pod] = 0;
+		}
+		prefix_insert(index, (uint32_t)pod, blocks, n);
+		for (uint32_t k = n; k-- > 0;)
+			model_use(&model, pod, blocks[k]);
+		assert_int_equal(prefix_count(index, (uint32_t)pod), model.n[pod]);
+	}
+	prefix_index_free(index);
+}
+
+static void endpoints_parse(void **state)
+{
+	static const char *const wrong[] = { "", "1.2.3.4", "1.2.3.4:0", "1.2.3.4:99999", "a:80", "1.2.3.4:80,", "1.2.3.4:80,x=1",
+		"1.2.3.4:80,role=cook", "1.2.3.4:80,blocks=0", "1.2.3.4:80,blocks=-1", "1.2.3.4:80,model=" };
+	struct endpoint_config endpoint;
+
+	(void)state;
+	assert_int_equal(endpoint_config_parse(&endpoint, "[::1]:80,model=a/b,role=decode,blocks=5"), 0);
+	assert_string_equal(endpoint.model, "a/b");
+	assert_true(endpoint.role == ENDPOINT_ROLE_DECODE && endpoint.blocks == 5);
+	for (size_t i = 0; i < COUNT(wrong); i++)
+		if (endpoint_config_parse(&endpoint, wrong[i]) != -EINVAL && strcmp(wrong[i], "1.2.3.4:80,"))
+			fail_msg("taken: %s", wrong[i]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(sessions_stay, setup, teardown),
+		cmocka_unit_test_setup_teardown(prefixes_attract_and_short_heads_spread, setup, teardown),
+		cmocka_unit_test_setup_teardown(leaves_a_saturated_endpoint, setup, teardown),
+		cmocka_unit_test_setup_teardown(spreads_the_sessions_of_a_lost_endpoint, setup, teardown),
+		cmocka_unit_test_setup_teardown(honours_exclusion_model_and_role, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_new_pod_at_an_old_address_has_nothing, setup, teardown),
+		cmocka_unit_test(session_table_forgets_in_order),
+		cmocka_unit_test(prefix_index_matches_a_model),
+		cmocka_unit_test(endpoints_parse),
+	};
+
+	return cmocka_run_group_tests_name("decide", tests, NULL, NULL);
+}
