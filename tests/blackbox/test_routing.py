@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routing with simulated pods: the openai package unmodified, sessions, the admin port, a trace."""
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+
+import openai
+import pytest
+from conftest import BUILD, Agent, wait_for
+
+TEXT = "The quick brown fox jumps over the lazy dog. " * 40
+
+
+def client_of(agent, **options):
+    return openai.OpenAI(base_url=f"{agent.url}/v1", api_key="none", timeout=20, **options)
+
+
+def test_openai_package(run, sim):
+    agent = run(Agent, sim(3, "--model", "m"))
+    client = client_of(agent)
+    messages = [{"role": "system", "content": TEXT}, {"role": "user", "content": "hi"}]
+    whole = client.chat.completions.create(model="m", messages=messages, max_tokens=5)
+    assert whole.choices[0].message.content == "tok " * 5 and whole.usage.completion_tokens == 5
+    again = client.chat.completions.create(model="m", messages=messages, max_tokens=5)
+    assert again.usage.prompt_tokens_details.cached_tokens > 400
+    chunks = list(client.chat.completions.create(model="m", messages=messages, max_tokens=5, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "tok " * 5
+    assert chunks[-1].usage.completion_tokens == 5
+    assert client.completions.create(model="m", prompt=TEXT, max_tokens=3).choices[0].text == "tok " * 3
+    assert client.responses.create(model="m", input=TEXT, max_output_tokens=3).output_text == "tok " * 3
+    events = [e.type for e in client.responses.create(model="m", input=TEXT, max_output_tokens=3, stream=True)]
+    assert events[0] == "response.created" and events[-1] == "response.completed"
+    assert len(client.embeddings.create(model="m", input="x").data[0].embedding) == 8
+    assert [m.id for m in client.models.list()] == ["m"]
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="other", messages=messages)
+    with pytest.raises(openai.BadRequestError):
+        client.post("/chat/completions", body={"model": "m"}, cast_to=object)
+
+
+def fault(endpoint, **what):
+    request = urllib.request.Request(f"http://{endpoint}/sim/fault", json.dumps(what).encode())
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+def test_openai_package_sees_failures(run, sim):
+    endpoints = sim(2, "--model", "m")
+    agent = run(Agent, endpoints)
+    ask = dict(model="m", messages=[{"role": "user", "content": "hi"}], max_tokens=50)
+    fault(endpoints[0], fault="503")
+    for i in range(8):
+        client_of(agent, max_retries=0).chat.completions.create(**ask, extra_headers={"X-Session-ID": str(i)})
+    fault(endpoints[1], fault="503")
+    with pytest.raises(openai.InternalServerError):
+        client_of(agent, max_retries=1).chat.completions.create(**ask)
+    fault(endpoints[0], fault="die", after=3)
+    fault(endpoints[1], fault="die", after=3)
+    with pytest.raises((openai.APIError, Exception)) as error:
+        list(client_of(agent, max_retries=0).chat.completions.create(**ask, stream=True))
+    assert "incomplete" in str(error.value) or "peer closed" in str(error.value) or "Connection" in type(error.value).__name__ + str(error.value)
+    agent.idle()
+
+
+def pod_of(agent, headers=(), **body):
+    data = json.dumps({"model": "sim", "max_tokens": 1, "messages": [{"role": "user", "content": TEXT}], **body}).encode()
+    request = urllib.request.Request(f"{agent.url}/v1/chat/completions", data, dict(headers))
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.headers["x-sim-pod"]
+
+
+@pytest.mark.parametrize("where", ["header", "other header", "cookie", "body session_id", "body user"])
+def test_sessions_stick(run, sim, where):
+    agent = run(Agent, sim(4), "--log-level", "debug")
+    agent.ready(4)
+    pods = set()
+    for key in ("one", "two", "three", "four", "five", "six", "seven", "eight"):
+        ask = {"header": lambda: pod_of(agent, {"X-Session-ID": key}), "other header": lambda: pod_of(agent, {"session-id": key}),
+               "cookie": lambda: pod_of(agent, {"Cookie": f"a=b; session={key}"}), "body session_id": lambda: pod_of(agent, session_id=key),
+               "body user": lambda: pod_of(agent, user=key)}[where]
+        first = ask()
+        assert [ask() for _ in range(5)] == [first] * 5
+        assert agent.json(f"/v1/sessions/{key}")["endpoint"] == first
+        pods.add(first)
+    assert agent.get("/v1/sessions/unknown")[0] == 404
+
+
+def test_admin_port(run, sim):
+    endpoints = sim(2)
+    agent = run(Agent, endpoints)
+    agent.ready(2)
+    first = pod_of(agent, {"X-Session-ID": "s"})
+    assert agent.get("/healthz")[0] == 200 and agent.get("/readyz")[0] == 200
+    decision = agent.json("/v1/decisions?last=1")[0]
+    assert decision["endpoint"] == first and decision["reason"] == "score" and decision["status"] == 200
+    assert [c["endpoint"] for c in decision["candidates"]][0] == first and len(decision["candidates"]) == 2
+    assert agent.get("/v1/decisions?last=0")[0] == 400 and agent.get("/nothing")[0] == 404 and agent.get(f"/v1/endpoints/{first}/drain")[0] == 405
+    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{agent.admin}/v1/endpoints/{first}/drain", b"", method="POST")).close()
+    assert pod_of(agent, {"X-Session-ID": "s"}) != first
+    assert agent.json("/v1/decisions?last=1")[0]["reason"] == "session_lost"
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian package prometheus) is not installed")
+def test_metrics_are_valid(run, sim):
+    agent = run(Agent, sim(2))
+    pod_of(agent)
+    done = subprocess.run(["promtool", "check", "metrics"], input=agent.get("/metrics")[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_metrics_document_is_current():
+    document = subprocess.run([f"{BUILD}/llmd-agent", "--metrics-doc"], capture_output=True, text=True, check=True).stdout
+    assert document in open(os.path.join(os.path.dirname(__file__), "../../docs/metrics.md")).read()
+
+
+def load(*args):
+    done = subprocess.run([f"{BUILD}/llmd-load", "--json", "-", *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
+    return json.loads(done.stdout)
+
+
+def test_synthetic_trace(run, sim, tmp_path):
+    trace = str(tmp_path / "trace.jsonl")
+    subprocess.run([f"{BUILD}/llmd-load", "--synth", trace, "--synth-sessions", "40"], check=True, capture_output=True)
+    endpoints = sim(4)
+    agent = run(Agent, endpoints)
+    agent.ready(4)
+    result = load("--target", agent.url, "--trace", trace, "--time-scale", "0", "--concurrency", "4", "--session", "trace", "--stream",
+                  *[x for e in endpoints for x in ("--pod-metrics", e)])
+    assert result["failed"] == 0 and result["later_turns"] > 20 and result["hit_rate"] > 0.5
+    assert agent.metric('llmd_decisions_total{reason="session_lost"}') == 0
+    agent.idle()
+
+
+def test_published_trace(run, sim):
+    """The Mooncake conversation trace: the first requests over HTTP hit about as in the dry run."""
+    trace = os.environ.get("LLMD_TRACE")
+    if not trace:
+        pytest.skip("LLMD_TRACE does not name the Mooncake conversation trace")
+    limit = "300" if "san" in BUILD else "2000"
+    endpoints = sim(8, "--block-size", "512", "--kv-blocks", "100000", "--max-tokens", "1")
+    agent = run(Agent, [f"{e},blocks=1000000" for e in endpoints], "--prefix-blocks-max", "16000000")
+    agent.ready(8)
+    result = load("--target", agent.url, "--trace", trace, "--limit", limit, "--time-scale", "0", "--concurrency", "8",
+                  *[x for e in endpoints for x in ("--pod-metrics", e)])
+    dry = subprocess.run([f"{BUILD}/llmd-load", "--dry-run", "--trace", trace, "--limit", limit], capture_output=True, text=True, check=True).stdout
+    rate = float(dry.split("hit rate")[1].split("%")[0])
+    assert result["failed"] == 0
+    assert abs(100 * result["hit_rate"] - rate) < 4, (result["hit_rate"], rate)
