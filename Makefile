@@ -57,7 +57,9 @@ fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 	$(Q)$(MAKE) --no-print-directory $(FUZZERS)
 	$(Q)scripts/fuzz $(or $(FUZZ_SECONDS),600) $(FUZZERS)
 
-bench: all ## measure; see bench/README.md
+bench: all build/bench/decide ## measure; see bench/README.md
+	$(Q)scripts/install-deps test
+	$(Q)build/bench/decide
 	$(Q)bench/run
 
 install: all ## into DESTDIR and PREFIX
@@ -93,6 +95,11 @@ $(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+build/bench/decide: build/obj/bench/decide.o build/libcore.a
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)

@@ -54,6 +54,9 @@ struct decider {
 	double placed[ENDPOINT_MAX]; /* tokens, in the worth of the epoch */
 	uint32_t generation[ENDPOINT_MAX]; /* that the prefixes and @placed belong to */
 	uint16_t depth[ENDPOINT_MAX];
+	/* Of the present request's candidates, side by side: a decision goes over them several times. */
+	uint16_t candidate[ENDPOINT_MAX];
+	double inflight[ENDPOINT_MAX], load[ENDPOINT_MAX]; /* by endpoint */
 };
 
 static const char *const reason_names[] = { "session", "session_saturated", "session_lost", "prefix", "prefix_saturated",
@@ -165,7 +168,7 @@ static bool is_candidate(const struct choice *choice, uint32_t i)
 
 static double load_of(const struct choice *choice, uint32_t i)
 {
-	return (double)choice->decider->endpoints->at[i].inflight_tokens + choice->decider->placed[i] * choice->worth;
+	return choice->decider->load[i];
 }
 
 static uint32_t uncached_tokens(const struct choice *choice, uint32_t i)
@@ -178,7 +181,7 @@ static uint32_t uncached_tokens(const struct choice *choice, uint32_t i)
 
 static double cost_of(const struct choice *choice, uint32_t i)
 {
-	return (double)choice->decider->endpoints->at[i].inflight_tokens + uncached_tokens(choice, i);
+	return choice->decider->inflight[i] + uncached_tokens(choice, i);
 }
 
 static double score_of(const struct choice *choice, uint32_t i)
@@ -213,10 +216,11 @@ static int best_of(struct choice *choice, double (*value_of)(const struct choice
 	uint32_t equals = 0;
 	int found = -ENOENT;
 
-	for (uint32_t i = 0; i < choice->decider->endpoints->n; i++) {
+	for (uint32_t n = 0; n < choice->n_usable; n++) {
+		uint32_t i = choice->decider->candidate[n];
 		double value;
 
-		if (!is_candidate(choice, i) || choice->decider->depth[i] < min_depth)
+		if (choice->decider->depth[i] < min_depth)
 			continue;
 		value = value_of(choice, i);
 		if (value < best)
@@ -231,13 +235,17 @@ static int best_of(struct choice *choice, double (*value_of)(const struct choice
 
 static void survey(struct choice *choice)
 {
+	struct decider *decider = choice->decider;
+
 	choice->full_load = 1;
-	for (uint32_t i = 0; i < choice->decider->endpoints->n; i++) {
+	for (uint32_t i = 0; i < decider->endpoints->n; i++) {
 		if (!is_candidate(choice, i))
 			continue;
-		choice->n_usable++;
-		if (load_of(choice, i) > choice->full_load)
-			choice->full_load = load_of(choice, i);
+		decider->candidate[choice->n_usable++] = (uint16_t)i;
+		decider->inflight[i] = (double)decider->endpoints->at[i].inflight_tokens;
+		decider->load[i] = decider->inflight[i] + decider->placed[i] * choice->worth;
+		if (decider->load[i] > choice->full_load)
+			choice->full_load = decider->load[i];
 	}
 }
 
@@ -287,8 +295,7 @@ static int bound_endpoint(const struct choice *choice, uint64_t now_ms, bool *wa
 static int unless_saturated(struct choice *choice, int preferred, enum decision_reason then, enum decision_reason *reason)
 {
 	int cheapest = best_of(choice, cheapness_of, 0);
-	const struct endpoint *at = choice->decider->endpoints->at;
-	double ahead = (double)at[preferred].inflight_tokens - (double)at[cheapest].inflight_tokens;
+	double ahead = choice->decider->inflight[preferred] - choice->decider->inflight[cheapest];
 	double recompute = (double)uncached_tokens(choice, (uint32_t)cheapest) - uncached_tokens(choice, (uint32_t)preferred);
 
 	if (ahead <= RECOMPUTE_WEIGHT * recompute + SATURATION_TOKENS)
@@ -362,11 +369,11 @@ static void list_candidates(const struct choice *choice, struct decision *out)
 
 	list[0] = candidate(choice, (uint32_t)out->endpoint);
 	out->n_candidates = 1;
-	for (uint32_t i = 0; i < choice->decider->endpoints->n; i++) {
-		uint32_t at = out->n_candidates;
+	for (uint32_t n = 0; n < choice->n_usable; n++) {
+		uint32_t i = choice->decider->candidate[n], at = out->n_candidates;
 		double score;
 
-		if ((int)i == out->endpoint || !is_candidate(choice, i))
+		if ((int)i == out->endpoint)
 			continue;
 		score = score_of(choice, i);
 		if (at == DECISION_CANDIDATES_MAX && score <= list[at - 1].score)

@@ -12,7 +12,7 @@
 #include "lib/version.h"
 
 enum { OPTION_HELP = 1000, OPTION_VERSION, OPTION_MAN };
-enum { ENV_NAME_MAX = 64, ENV_VALUE_MAX = 65536 };
+enum { ENV_NAME_MAX = 64 };
 
 int option_parse_string(void *field, const char *value, const void *data)
 {
@@ -151,10 +151,28 @@ static void env_name(const char *name, char out[ENV_NAME_MAX])
 		out[i] = out[i] == '-' ? '_' : (char)toupper((unsigned char)out[i]);
 }
 
-/* The pieces stay allocated: fields point into them for the life of the program. */
+/* Fields point into these for the life of the program. */
+struct kept_text {
+	struct kept_text *next;
+	char text[];
+};
+
+static char *keep_text(const char *text)
+{
+	static struct kept_text *all;
+	struct kept_text *kept = malloc(sizeof(*kept) + strlen(text) + 1);
+
+	if (!kept)
+		return NULL;
+	strcpy(kept->text, text);
+	kept->next = all;
+	all = kept;
+	return kept->text;
+}
+
 static int apply_words(const struct program *program, const struct option_row *row, const char *text, void *config)
 {
-	char *copy = strdup(text), *save = NULL;
+	char *copy = keep_text(text), *save = NULL;
 
 	if (!copy)
 		return -ENOMEM;
