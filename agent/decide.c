@@ -52,6 +52,7 @@ struct decider {
 	uint64_t random, round, epoch_ms;
 	uint64_t queried_blocks, hit_blocks;
 	double placed[ENDPOINT_MAX]; /* tokens, in the worth of the epoch */
+	uint32_t seen_changes;
 	uint32_t generation[ENDPOINT_MAX]; /* that the prefixes and @placed belong to */
 	uint16_t depth[ENDPOINT_MAX];
 	/* Of the present request's candidates, side by side: a decision goes over them several times. */
@@ -147,13 +148,13 @@ static void note_placed(struct decider *decider, uint32_t endpoint, double token
 /**
  * struct choice - what is known while one request is decided.
  * @worth: of a token placed at the epoch, by now.
- * @full_load: the largest load of all candidates, or 1.
+ * @full_load: the largest load of all candidates, or 1; @per_full_load and @per_block are one by it and by the blocks.
  */
 struct choice {
 	struct decider *decider;
 	const struct decide_request *request;
 	uint64_t model_hash;
-	double worth, full_load;
+	double worth, full_load, per_full_load, per_block;
 	uint32_t prompt_tokens, n_usable;
 	bool knows_prompt;
 };
@@ -187,9 +188,9 @@ static double cost_of(const struct choice *choice, uint32_t i)
 static double score_of(const struct choice *choice, uint32_t i)
 {
 	const struct decide_config *config = &choice->decider->config;
-	double cached = choice->request->n_blocks ? (double)choice->decider->depth[i] / choice->request->n_blocks : 0;
+	double cached = choice->decider->depth[i] * choice->per_block;
 
-	return config->weight_cache * cached + config->weight_load * (1 - load_of(choice, i) / choice->full_load);
+	return config->weight_cache * cached + config->weight_load * (1 - load_of(choice, i) * choice->per_full_load);
 }
 
 /* For requests that say nothing about tokens: those in flight count. */
@@ -247,11 +248,16 @@ static void survey(struct choice *choice)
 		if (decider->load[i] > choice->full_load)
 			choice->full_load = decider->load[i];
 	}
+	choice->per_full_load = 1 / choice->full_load;
+	choice->per_block = choice->request->n_blocks ? 1.0 / choice->request->n_blocks : 0;
 }
 
 /* What was known of an earlier pod at an index is forgotten before the index is used again. */
 static void follow_generations(struct decider *decider)
 {
+	if (decider->seen_changes == decider->endpoints->changes)
+		return;
+	decider->seen_changes = decider->endpoints->changes;
 	for (uint32_t i = 0; i < decider->endpoints->n; i++) {
 		const struct endpoint *endpoint = &decider->endpoints->at[i];
 

@@ -129,6 +129,7 @@ int endpoint_add(struct endpoint_table *table, const struct endpoint_config *con
 	address_format(&config->address, endpoint->name);
 	if (i == table->n)
 		table->n++;
+	table->changes++;
 	endpoint_set_state(table, i, ENDPOINT_STARTING, "added");
 	return (int)i;
 }
@@ -137,6 +138,7 @@ void endpoint_remove(struct endpoint_table *table, uint32_t index)
 {
 	endpoint_set_state(table, index, ENDPOINT_FREE, "removed");
 	table->at[index].generation++;
+	table->changes++;
 	while (table->n && table->at[table->n - 1].state == ENDPOINT_FREE)
 		table->n--;
 }

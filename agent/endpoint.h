@@ -48,6 +48,7 @@ struct endpoint {
 
 struct endpoint_table {
 	uint32_t n; /* indexes in use are below it */
+	uint32_t changes; /* counts additions and removals */
 	struct endpoint at[ENDPOINT_MAX];
 };
 
