@@ -222,14 +222,23 @@ static void serve_generation(struct conn *conn, struct json_object *request)
 		scheduler_add(conn->pod, conn->sequence);
 }
 
-static void serve_api(struct conn *conn)
+/* The body is not a C string. Return: NULL if it is not JSON. */
+static struct json_object *parse_body(const struct conn *conn)
 {
 	struct json_tokener *tokener = json_tokener_new();
-	struct json_object *request;
+	struct json_object *json;
 
 	if (!tokener)
 		abort();
-	request = conn->body.len ? json_tokener_parse_ex(tokener, buffer_head(&conn->body), (int)conn->body.len) : NULL;
+	json = conn->body.len ? json_tokener_parse_ex(tokener, buffer_head(&conn->body), (int)conn->body.len) : NULL;
+	json_tokener_free(tokener);
+	return json;
+}
+
+static void serve_api(struct conn *conn)
+{
+	struct json_object *request = parse_body(conn);
+
 	if (conn->pod->fault == FAULT_503)
 		reply_error(conn, 503, "overloaded on demand");
 	else if (!json_object_is_type(request, json_type_object))
@@ -237,7 +246,6 @@ static void serve_api(struct conn *conn)
 	else if (conn->pod->fault != FAULT_HANG)
 		serve_generation(conn, request);
 	json_object_put(request);
-	json_tokener_free(tokener);
 }
 
 /* ---- the rest ---- */
@@ -306,7 +314,7 @@ static void serve_reset_cache(struct conn *conn)
 static void serve_fault(struct conn *conn)
 {
 	static const char *const names[] = { "none", "refuse", "hang", "503", "die" };
-	struct json_object *json = conn->body.len ? json_tokener_parse(buffer_head(&conn->body)) : NULL, *value;
+	struct json_object *json = parse_body(conn), *value;
 	enum fault fault = conn->pod->fault;
 	bool known = json_object_is_type(json, json_type_object);
 	uint64_t after = 0;
