@@ -4,11 +4,12 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CC := gcc
 CLANG ?= clang
+BPFTOOL ?= $(or $(shell command -v bpftool),/usr/sbin/bpftool)
 V ?=
 Q := $(if $(V),,@)
 B := build$(if $(SAN),/san)
 
-PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium
+PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium libbpf libmnl
 CPPFLAGS += -D_GNU_SOURCE -I. -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
@@ -16,6 +17,7 @@ LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
 comma := ,
 
 # What is built: one list a part.
+BPF := ingress egress sockops
 LIB := option address log histogram
 AGENT := admin buffer client config decide decision_log endpoint exchange forward http_body http_head http_rewrite json \
 	listener metrics peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
@@ -106,6 +108,18 @@ $(B)/obj/%.o: %.c
 	@echo "  CC    $<"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
+# The BPF programs, linked to one object, which the skeleton carries into the agent. The same for every CPU of a byte order.
+build/bpf/%.bpf.o: bpf/%.bpf.c
+	@mkdir -p $(@D)
+	@echo "  BPF   $<"
+	$(Q)$(CLANG) -O2 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -target bpf -mcpu=v3 -MMD -MP \
+		-I/usr/include/$(shell $(CC) -dumpmachine) -c -o $@ $<
+
+build/bpf/llmd.skel.h: $(BPF:%=build/bpf/%.bpf.o)
+	@echo "  SKEL  $@"
+	$(Q)$(BPFTOOL) gen object build/bpf/llmd.linked.o $^
+	$(Q)$(BPFTOOL) gen skeleton build/bpf/llmd.linked.o name llmd_bpf >$@.new && mv $@.new $@
+
 # Fuzz targets are built whole with clang, so that all of the code under test is instrumented.
 build/fuzz/fuzz_sse: tools/load/sse.c
 build/fuzz/fuzz_trace: tools/load/trace.c
@@ -120,4 +134,4 @@ build/man/%: $(PROGRAMS)
 	$(Q)build/$(basename $*) --man >$@
 
 .SECONDARY:
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj build/bpf -name '*.d' 2>/dev/null)

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * L4 affinity: the SYN of a client that the agent has met before goes straight to its pod.
+ *
+ * Both directions get entries as after a hand-off, with numbers that do not move. The source port towards the pod comes
+ * with the slot: the agent fills a queue of slots, each of which stands for one port, so that no port is used twice.
+ */
+#ifndef LLMD_BPF_AFFINITY_H
+#define LLMD_BPF_AFFINITY_H
+
+#include "hook.h"
+#include "lib/slot.h"
+
+static __always_inline struct endpoint_entry *affinity_endpoint(const struct packet *packet, const struct front *front,
+	const struct control *settings, __u32 *index)
+{
+	struct affinity_key key = { .front_port = front->port };
+	struct affinity_entry *entry;
+	struct endpoint_entry *endpoint;
+	__u64 now_ns = bpf_ktime_get_ns();
+
+	address_copy(key.client, packet->key.saddr);
+	address_copy(key.front, front->addr);
+	entry = bpf_map_lookup_elem(&affinity, &key);
+	if (!entry)
+		return NULL;
+	if (entry->expires_ns < now_ns) {
+		hook_count(REASON_AFFINITY_EXPIRED);
+		bpf_map_delete_elem(&affinity, &key);
+		return NULL;
+	}
+	*index = entry->endpoint;
+	endpoint = bpf_map_lookup_elem(&endpoints, index);
+	if (!endpoint || endpoint->state != ENDPOINT_MAP_READY || endpoint->generation != entry->generation || !endpoint->ifindex) {
+		hook_count(REASON_AFFINITY_POD_GONE);
+		bpf_map_delete_elem(&affinity, &key);
+		return NULL;
+	}
+	entry->expires_ns = now_ns + settings->affinity_ttl_ns;
+	entry->uses++;
+	return endpoint;
+}
+
+static __always_inline void affinity_fill(struct slot *slot, const struct packet *packet, const struct flow *up, __u32 index,
+	const struct endpoint_entry *endpoint)
+{
+	slot->flags = SLOT_AFFINITY | SLOT_ACKED;
+	slot->begun_ns = bpf_ktime_get_ns();
+	slot->last_ns = slot->begun_ns;
+	slot->pod_ack = packet->seq;
+	slot->client_next = packet->seq + 1;
+	slot->client_isn = packet->seq;
+	slot->request_end = packet->seq + 1;
+	slot->pod_next = 0;
+	slot->endpoint = index;
+	slot->generation = endpoint->generation;
+	slot->client = packet->key;
+	flow_key_reverse(&slot->pod, &up->to);
+	slot->state = SLOT_HANDED;
+}
+
+/* Entries of both directions. Return: the slot, or NULL with nothing changed. */
+static __always_inline struct slot *affinity_insert(struct __sk_buff *skb, const struct packet *packet, struct flow *up,
+	const struct endpoint_entry *endpoint, __u32 index)
+{
+	struct slot *slot = bpf_map_lookup_elem(&slots, &up->slot);
+	struct flow down = { .slot = up->slot, .ifindex = skb->ifindex, .from_pod = 1, .sack = 1 };
+
+	if (!slot)
+		return NULL;
+	up->gen_head = slot->gen;
+	up->gen_tail = slot->gen;
+	down.gen_head = slot->gen;
+	down.gen_tail = slot->gen;
+	flow_key_reverse(&down.to, &packet->key);
+	affinity_fill(slot, packet, up, index, endpoint);
+	if (bpf_map_update_elem(&flows, &slot->pod, &down, BPF_NOEXIST))
+		return NULL;
+	if (!bpf_map_update_elem(&flows, &slot->client, up, BPF_NOEXIST))
+		return slot;
+	bpf_map_delete_elem(&flows, &slot->pod);
+	return NULL;
+}
+
+/** affinity_open() - @up: entry for the client's packets. Return: its slot, or NULL: the agent takes the SYN. */
+static __always_inline struct slot *affinity_open(struct __sk_buff *skb, const struct packet *packet, const struct front *front,
+	const struct control *settings, struct flow *up)
+{
+	__u32 index = 0, number = 0;
+	struct endpoint_entry *endpoint = affinity_endpoint(packet, front, settings, &index);
+	struct slot *slot;
+
+	if (!endpoint)
+		return NULL;
+	if (bpf_map_pop_elem(&affinity_slots, &number)) {
+		hook_count(REASON_AFFINITY_FULL);
+		return NULL;
+	}
+	__builtin_memset(up, 0, sizeof(*up));
+	up->slot = number;
+	up->sack = 1;
+	address_copy(up->to.saddr, endpoint->local);
+	address_copy(up->to.daddr, endpoint->addr);
+	up->to.sport = bpf_htons((__u16)(settings->affinity_port_low + number - settings->affinity_slot));
+	up->to.dport = endpoint->port;
+	slot = affinity_insert(skb, packet, up, endpoint, index);
+	if (!slot)
+		bpf_map_push_elem(&affinity_slots, &number, BPF_EXIST);
+	return slot;
+}
+
+#endif

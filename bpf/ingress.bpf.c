@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * TC ingress, on the devices where clients come in and on those that lead to pods: packets of handed-over connections are
+ * translated and sent on; SYNs to the agent are made fit for that.
+ */
+#include "lib/translate.h"
+#include "hook.h"
+#include "lib/slot.h"
+#include "affinity.h"
+#include "observe.h"
+
+static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
+{
+	struct rewrite_sums sums = {};
+	long err;
+
+	if (packet->ipv6) {
+		struct rewrite_ipv6 to = {};
+
+		translate_ipv6(&to, packet, flow, &sums);
+		err = bpf_skb_store_bytes(skb, packet->l3 + REWRITE_IPV6_OFFSET, &to, sizeof(to), 0);
+	} else {
+		struct rewrite_ipv4 to = {};
+
+		translate_ipv4(&to, packet, flow, &sums);
+		err = bpf_skb_store_bytes(skb, packet->l3 + REWRITE_IPV4_OFFSET, (__u8 *)&to + REWRITE_IPV4_SKIP,
+			sizeof(to) - REWRITE_IPV4_SKIP, 0);
+	}
+	/* Apart, since a checksum that the device completes covers only the pseudo header so far. */
+	err = err ?: bpf_l4_csum_replace(skb, packet->l4 + TCP_CHECK_OFFSET, 0, checksum_diff(sums.pseudo), BPF_F_PSEUDO_HDR);
+	err = err ?: bpf_l4_csum_replace(skb, packet->l4 + TCP_CHECK_OFFSET, 0, checksum_diff(sums.rest), 0);
+	return !err;
+}
+
+static __always_inline bool rewrite_sack(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
+{
+	struct tcp_options from = {}, to;
+
+	if (!hook_load_options(skb, packet, &from))
+		return false;
+	to = from;
+	return !sack_translate(&to, packet->options, flow->ack_sub, flow->sack) || hook_store_options(skb, packet, &from, &to);
+}
+
+static __always_inline enum reason forward(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow,
+	const struct slot *slot, __u32 *ifindex)
+{
+	__u32 index = slot->endpoint;
+	const struct endpoint_entry *endpoint;
+
+	*ifindex = flow->ifindex;
+	if (!*ifindex) {
+		endpoint = bpf_map_lookup_elem(&endpoints, &index);
+		*ifindex = endpoint ? endpoint->ifindex : 0;
+	}
+	if (!*ifindex)
+		return REASON_NO_ROUTE;
+	/* Only SACK comes in options here; the numbers of a connection that never met the agent do not move. */
+	if (packet->options && !(packet->flags & TCP_SYN) && !(slot->flags & SLOT_AFFINITY) &&
+		!rewrite_sack(skb, packet, flow))
+		return REASON_REWRITE_FAILED;
+	if (!rewrite(skb, packet, flow))
+		return REASON_REWRITE_FAILED;
+	return flow->from_pod ? REASON_FORWARDED_DOWN : REASON_FORWARDED_UP;
+}
+
+/* A copy of the entry, if it is whole and its slot still the connection's. */
+static __always_inline struct slot *find(const struct flow_key *key, struct flow *flow)
+{
+	const struct flow *found = bpf_map_lookup_elem(&flows, key);
+	struct slot *slot;
+
+	if (!found)
+		return NULL;
+	*flow = *found;
+	slot = bpf_map_lookup_elem(&slots, &flow->slot);
+	if (slot && slot->gen == flow->gen_head && slot->gen == flow->gen_tail)
+		return slot;
+	hook_count(REASON_STALE_ENTRY);
+	return NULL;
+}
+
+static __always_inline void note_synack(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct handshake *handshake = bpf_map_lookup_elem(&handshakes, &packet->key);
+
+	if (handshake) {
+		handshake->isn_in = packet->seq;
+		handshake->ifindex_in = skb->ifindex;
+	}
+}
+
+/* A client's SYN to the agent: no connection of its is known here. */
+static __always_inline enum reason client_syn(struct __sk_buff *skb, const struct packet *packet, __u32 *ifindex)
+{
+	struct handshake handshake = { .isn_in = packet->seq, .ifindex_in = skb->ifindex };
+	const struct control *settings = hook_control();
+	struct front front = { .port = packet->key.dport };
+	enum reason why;
+
+	address_copy(front.addr, packet->key.daddr);
+	if (!settings || !bpf_map_lookup_elem(&fronts, &front))
+		return REASON_NOT_OURS;
+	if (settings->affinity_ttl_ns) {
+		struct flow flow;
+		struct slot *slot = affinity_open(skb, packet, &front, settings, &flow);
+
+		if (slot) {
+			why = forward(skb, packet, &flow, slot, ifindex);
+			return why == REASON_FORWARDED_UP ? REASON_AFFINITY_STRAIGHT : why;
+		}
+	}
+	if (settings->hold_until_ns && bpf_ktime_get_ns() < settings->hold_until_ns)
+		return REASON_SYN_HELD;
+	why = hook_clean_syn(skb, packet, 0);
+	if (why == REASON_SYN_CLEANED)
+		bpf_map_update_elem(&handshakes, &packet->key, &handshake, BPF_ANY);
+	return why;
+}
+
+static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *packet, __u32 *ifindex)
+{
+	struct flow flow;
+	struct slot *slot = find(&packet->key, &flow);
+	enum reason why;
+
+	if (slot) {
+		why = flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
+		observe(skb, slot, packet, flow.slot, flow.from_pod);
+		if (why == REASON_SYN_LIVE)
+			hook_count(why);
+		if (why == REASON_NONE || why == REASON_SYN_LIVE)
+			return forward(skb, packet, &flow, slot, ifindex);
+		if (why != REASON_SYN_REUSED)
+			return why;
+		slot_raise(slot, SLOT_ORPHAN);
+		bpf_map_delete_elem(&flows, &packet->key);
+		hook_count(why);
+	}
+	if ((packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return client_syn(skb, packet, ifindex);
+	if (packet->flags & TCP_SYN)
+		note_synack(skb, packet);
+	return REASON_NOT_OURS;
+}
+
+/* The one place where a reason becomes a verdict: passed means that other programs on the device have their turn. */
+static __always_inline int verdict(enum reason why, __u32 ifindex)
+{
+	if (why == REASON_NOT_OURS || why == REASON_NONE)
+		return TC_ACT_UNSPEC;
+	hook_count(why);
+	switch (why) {
+	case REASON_FORWARDED_UP:
+	case REASON_FORWARDED_DOWN:
+	case REASON_AFFINITY_STRAIGHT:
+		return (int)bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	case REASON_SYN_HELD:
+	case REASON_SYN_REPEATED:
+	case REASON_SYNACK_STALE:
+	case REASON_ORPHAN:
+	case REASON_NO_ROUTE:
+	case REASON_REWRITE_FAILED:
+		return TC_ACT_SHOT;
+	default:
+		return TC_ACT_UNSPEC;
+	}
+}
+
+static __always_inline int ingress(struct __sk_buff *skb, __u32 l3)
+{
+	struct packet packet = {};
+	__u32 ifindex = 0;
+	enum reason why = hook_parse(skb, &packet, l3);
+
+	if (why == REASON_NONE)
+		why = handle(skb, &packet, &ifindex);
+	return verdict(why, ifindex);
+}
+
+SEC("tc")
+int llmd_ingress(struct __sk_buff *skb)
+{
+	return ingress(skb, HOOK_ETHERNET);
+}
+
+SEC("tc")
+int llmd_ingress_l3(struct __sk_buff *skb)
+{
+	return ingress(skb, HOOK_L3);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

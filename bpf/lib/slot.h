@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The life of a handed-over connection, as its packets show it.
+ *
+ * How it works
+ *
+ * The agent inserts both entries, then sends the last bytes of the request on its own connection to the pod. Until the pod
+ * has acknowledged them (agent_end), that connection's socket needs the pure ACKs, so they are passed to it. The ACK that
+ * covers everything goes to the client: it stands in for the one that the agent's other socket, muted since the insert,
+ * never sent. Everything else of the pod goes to the client from the insert on. An RST of a pod that has said nothing yet
+ * is the agent's to deal with: the client has seen nothing and another pod can be tried.
+ *
+ * A side's FIN counts as acknowledged when the other side's ACK covers it; both done, or a valid RST (RFC 5961: exactly
+ * the expected number), end the connection. Packets of both directions may be on different CPUs at the same time: flags
+ * change atomically, and numbers only grow, by compare and exchange.
+ */
+#ifndef LLMD_BPF_SLOT_H
+#define LLMD_BPF_SLOT_H
+
+#include "packet.h"
+
+enum { SLOT_GROW_TRIES = 4 };
+
+/* Two CPUs at most compete for a number: one direction's packets come in order on one CPU but for reordering. */
+static __always_inline void slot_grow(__u32 *number, __u32 value)
+{
+	for (int i = 0; i < SLOT_GROW_TRIES; i++) {
+		__u32 old = *(volatile __u32 *)number;
+
+		if (!seq_after(value, old) || __sync_val_compare_and_swap(number, old, value) == old)
+			return;
+	}
+}
+
+/** slot_raise() - sets a flag. Return: whether it was not set before. */
+static __always_inline bool slot_raise(struct slot *slot, __u32 flag)
+{
+	if (slot->flags & flag)
+		return false;
+	return !(__sync_fetch_and_or(&slot->flags, flag) & flag);
+}
+
+static __always_inline bool slot_is_over(const struct slot *slot)
+{
+	const __u32 both = SLOT_CLIENT_FIN_ACKED | SLOT_POD_FIN_ACKED;
+
+	return (slot->flags & both) == both || slot->flags & (SLOT_RESET | SLOT_ORPHAN);
+}
+
+/** slot_is_quiet() - the client may use its address again: both sides have said all. */
+static __always_inline bool slot_is_quiet(const struct slot *slot)
+{
+	const __u32 both = SLOT_CLIENT_FIN | SLOT_POD_FIN;
+
+	return (slot->flags & both) == both || slot->flags & SLOT_RESET;
+}
+
+static __always_inline bool slot_has_acked(const struct slot *slot)
+{
+	return slot->flags & SLOT_ACKED || seq_at_or_after(slot->pod_ack, slot->agent_end);
+}
+
+static __always_inline void slot_note_client_ack(struct slot *slot, __u32 ack)
+{
+	if (slot->flags & SLOT_POD_FIN && seq_at_or_after(ack, slot->pod_fin))
+		slot_raise(slot, SLOT_POD_FIN_ACKED);
+}
+
+/* A payload at or past the request's end, after the pod has answered: another request on a pinned connection. */
+static __always_inline void slot_note_request(struct slot *slot, const struct packet *packet)
+{
+	if (seq_at_or_after(packet->seq, slot->request_end) && slot->flags & SLOT_ANSWERING) {
+		__sync_fetch_and_and(&slot->flags, ~(__u32)SLOT_ANSWERING);
+		slot->requests++;
+	}
+}
+
+static __always_inline enum reason slot_client_syn(struct slot *slot, const struct packet *packet)
+{
+	if (packet->seq == slot->client_isn)
+		return slot->flags & SLOT_AFFINITY ? REASON_NONE : REASON_SYN_REPEATED;
+	return slot_is_quiet(slot) ? REASON_SYN_REUSED : REASON_SYN_LIVE;
+}
+
+/**
+ * slot_from_client() - @flow: the entry of this direction.
+ * Return: REASON_NONE or REASON_SYN_LIVE: translate; REASON_SYN_REUSED: the entry is in the way; else what to do instead.
+ */
+SUBPROGRAM enum reason slot_from_client(struct slot *slot, const struct packet *packet, const struct flow *flow)
+{
+	__u32 end;
+
+	if (!slot || !packet || !flow)
+		return REASON_MALFORMED;
+	end = packet_end(packet) + flow->seq_add;
+	if (packet->flags & TCP_SYN)
+		return slot_client_syn(slot, packet);
+	if (packet->flags & TCP_ACK)
+		slot_note_client_ack(slot, packet->ack - flow->ack_sub);
+	if (packet->flags & TCP_RST) {
+		if (packet->seq + flow->seq_add == slot->pod_ack || packet->seq + flow->seq_add == slot->client_next)
+			slot_raise(slot, SLOT_RESET);
+		return REASON_NONE;
+	}
+	if (packet->len)
+		slot_note_request(slot, packet);
+	slot_grow(&slot->client_next, end);
+	if (packet->flags & TCP_FIN) {
+		slot->client_fin = end;
+		slot_raise(slot, SLOT_CLIENT_FIN);
+	}
+	return REASON_NONE;
+}
+
+static __always_inline void slot_note_pod_ack(struct slot *slot, __u32 ack)
+{
+	slot_grow(&slot->pod_ack, ack);
+	if (slot->flags & SLOT_CLIENT_FIN && seq_at_or_after(ack, slot->client_fin))
+		slot_raise(slot, SLOT_CLIENT_FIN_ACKED);
+}
+
+/* The pod's SYN-ACK: a copy is for the agent's socket to answer, and stale once that is gone. */
+static __always_inline enum reason slot_pod_synack(const struct slot *slot)
+{
+	if (slot->flags & SLOT_AFFINITY)
+		return REASON_NONE;
+	return slot_has_acked(slot) ? REASON_SYNACK_STALE : REASON_ACK_TO_AGENT;
+}
+
+static __always_inline enum reason slot_pod_reset(struct slot *slot, const struct packet *packet)
+{
+	if (!slot_has_acked(slot) && slot->pod_next == slot->pod_start)
+		return REASON_RESET_TO_AGENT;
+	/* Of a SYN that met a closed port the number is 0 and only the acknowledgment tells (RFC 9293, 3.10.7.1). */
+	if (packet->seq == slot->pod_next || (slot->flags & SLOT_AFFINITY && !slot->packets_down))
+		slot_raise(slot, SLOT_RESET);
+	return REASON_NONE;
+}
+
+/** slot_from_pod() - Return: REASON_NONE: translate; else what to do instead. */
+SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *packet)
+{
+	bool acked;
+
+	if (!slot || !packet)
+		return REASON_MALFORMED;
+	acked = slot_has_acked(slot);
+	if (slot->flags & SLOT_ORPHAN)
+		return REASON_ORPHAN;
+	if (packet->flags & TCP_SYN)
+		return slot_pod_synack(slot);
+	if (packet->flags & TCP_RST)
+		return slot_pod_reset(slot, packet);
+	if (packet->flags & TCP_ACK)
+		slot_note_pod_ack(slot, packet->ack);
+	slot_grow(&slot->pod_next, packet_end(packet));
+	if (packet->flags & TCP_FIN) {
+		slot->pod_fin = packet_end(packet);
+		slot_raise(slot, SLOT_POD_FIN);
+	} else if (!packet->len && !acked && !seq_at_or_after(packet->ack, slot->agent_end)) {
+		return REASON_ACK_TO_AGENT;
+	}
+	return REASON_NONE;
+}
+
+/**
+ * slot_from_agent_to_pod() - what the agent's own socket towards the pod may say once the entries are there.
+ * @strip_fin: its FIN is not the client's, but that of a process that has died: to be taken off.
+ */
+static __always_inline enum reason slot_from_agent_to_pod(const struct slot *slot, const struct packet *packet, bool *strip_fin)
+{
+	bool is_fin = packet->flags & TCP_FIN && !(slot->flags & SLOT_AGENT_FIN);
+
+	*strip_fin = is_fin && packet->len;
+	if (slot_has_acked(slot) || packet->flags & TCP_RST || (is_fin && !packet->len))
+		return REASON_MUTED_POD_SIDE;
+	return REASON_NONE;
+}
+
+#endif

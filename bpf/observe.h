@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What is measured of a handed-over connection, and what the agent is told. */
+#ifndef LLMD_BPF_OBSERVE_H
+#define LLMD_BPF_OBSERVE_H
+
+#include "hook.h"
+#include "lib/slot.h"
+
+enum { STATUS_LINE_MIN = 12 /* "HTTP/1.1 200" */, HEAD_END = 0x0d0a0d0a };
+
+/* @wake: the agent is waiting for it; the others it takes when it next looks. */
+static __always_inline void tell(const struct slot *slot, __u32 index, enum event_type type, __u64 now_ns, bool wake)
+{
+	struct event_record record = { .type = type, .slot = index, .gen = slot->gen, .status = slot->status, .ns = now_ns };
+
+	bpf_ringbuf_output(&events, &record, sizeof(record), wake ? 0 : BPF_RB_NO_WAKEUP);
+}
+
+/* floor(log2(us)), bounded: without loops. */
+static __always_inline __u32 bucket_of(__u64 ns)
+{
+	__u64 us = ns / 1000;
+	__u32 bucket = 0;
+
+	if (us >> 16) {
+		bucket += 16;
+		us >>= 16;
+	}
+	if (us >> 8) {
+		bucket += 8;
+		us >>= 8;
+	}
+	if (us >> 4) {
+		bucket += 4;
+		us >>= 4;
+	}
+	if (us >> 2) {
+		bucket += 2;
+		us >>= 2;
+	}
+	bucket += us >> 1 != 0;
+	return bucket < LLMD_HISTOGRAM_N ? bucket : LLMD_HISTOGRAM_N - 1;
+}
+
+static __always_inline __u32 read_status(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 offset = packet->l4 + sizeof(struct tcphdr) + packet->options;
+	__u8 line[STATUS_LINE_MIN];
+
+	if (packet->len < sizeof(line) || bpf_skb_load_bytes(skb, offset, line, sizeof(line)) || line[0] != 'H' || line[8] != ' ')
+		return 0;
+	return (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
+}
+
+/* Engines send the head of a stream before they have computed anything: what is more than a head is content. */
+static __always_inline bool is_head_only(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 end = packet->l4 + sizeof(struct tcphdr) + packet->options + packet->len;
+	__u32 tail = 0;
+
+	return packet->len >= 4 && !bpf_skb_load_bytes(skb, end - 4, &tail, 4) && tail == bpf_htonl(HEAD_END);
+}
+
+static __always_inline void observe_content(struct endpoint_stats *stats, struct slot *slot, __u32 index, __u64 now_ns)
+{
+	__u64 ttft_ns = now_ns - slot->begun_ns;
+	__u32 bucket = bucket_of(ttft_ns);
+
+	slot->first_ns = now_ns;
+	stats->ttft_sum_ns += ttft_ns;
+	stats->ttft[bucket]++;
+	tell(slot, index, EVENT_FIRST, now_ns, false);
+}
+
+static __always_inline void observe_gap(struct endpoint_stats *stats, __u64 gap_ns)
+{
+	__u32 bucket = bucket_of(gap_ns);
+
+	stats->itl_sum_ns += gap_ns;
+	stats->itl[bucket]++;
+}
+
+static __always_inline void observe_payload(struct __sk_buff *skb, struct endpoint_stats *stats, struct slot *slot,
+	const struct packet *packet, __u32 index)
+{
+	__u64 now_ns = bpf_ktime_get_ns();
+	bool is_first = !(slot->flags & SLOT_HEAD);
+
+	if (is_first) {
+		slot->status = read_status(skb, packet);
+		slot_raise(slot, SLOT_HEAD);
+	}
+	if (!(slot->flags & SLOT_ANSWERING))
+		slot_raise(slot, SLOT_ANSWERING);
+	if (slot->flags & SLOT_CONTENT)
+		observe_gap(stats, now_ns - slot->last_data_ns);
+	else if (!(is_first && is_head_only(skb, packet)) && slot_raise(slot, SLOT_CONTENT))
+		observe_content(stats, slot, index, now_ns);
+	slot->last_data_ns = now_ns;
+}
+
+static __always_inline void observe_down(struct __sk_buff *skb, struct endpoint_stats *stats, struct slot *slot,
+	const struct packet *packet, __u32 index)
+{
+	slot->packets_down++;
+	slot->bytes_down += packet->len;
+	stats->packets_down++;
+	stats->bytes_down += packet->len;
+	if (packet->len)
+		observe_payload(skb, stats, slot, packet, index);
+}
+
+static __always_inline void observe_up(struct endpoint_stats *stats, struct slot *slot, const struct packet *packet)
+{
+	slot->packets_up++;
+	slot->bytes_up += packet->len;
+	stats->packets_up++;
+	stats->bytes_up += packet->len;
+}
+
+/** observe() - one packet of a handed-over connection, after its slot has been brought up to date. Return: 0. */
+SUBPROGRAM int observe(struct __sk_buff *skb, struct slot *slot, const struct packet *packet, __u32 index, bool from_pod)
+{
+	struct endpoint_stats *stats;
+	__u32 endpoint;
+
+	if (!slot || !packet)
+		return 0;
+	endpoint = slot->endpoint;
+	stats = bpf_map_lookup_elem(&endpoint_stats, &endpoint);
+	slot->last_ns = bpf_ktime_get_coarse_ns();
+	if (!stats)
+		return 0;
+	if (from_pod)
+		observe_down(skb, stats, slot, packet, index);
+	else
+		observe_up(stats, slot, packet);
+	if (from_pod && !(slot->flags & SLOT_ACKED) && slot_has_acked(slot) && slot_raise(slot, SLOT_ACKED))
+		tell(slot, index, EVENT_ACKED, slot->last_ns, true);
+	if (slot_is_over(slot) && slot_raise(slot, SLOT_ENDED)) {
+		stats->resets += slot->flags & SLOT_RESET ? 1 : 0;
+		tell(slot, index, EVENT_END, slot->last_ns, false);
+	}
+	return 0;
+}
+
+#endif
