@@ -10,7 +10,7 @@ Q := $(if $(V),,@)
 B := build$(if $(SAN),/san)
 
 PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium libbpf libmnl
-CPPFLAGS += -D_GNU_SOURCE -I. -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+CPPFLAGS += -D_GNU_SOURCE -I. -Iinclude -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
 LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm

@@ -7,8 +7,9 @@
  * The agent inserts both entries, then sends the last bytes of the request on its own connection to the pod. Until the pod
  * has acknowledged them (agent_end), that connection's socket needs the pure ACKs, so they are passed to it. The ACK that
  * covers everything goes to the client: it stands in for the one that the agent's other socket, muted since the insert,
- * never sent. Everything else of the pod goes to the client from the insert on. An RST of a pod that has said nothing yet
- * is the agent's to deal with: the client has seen nothing and another pod can be tried.
+ * never sent. Everything else of the pod goes to the client from the insert on, but for a FIN or RST of a pod that has said
+ * nothing yet (it closed an idle connection just when it was used): the client has seen nothing, and the agent can try
+ * another pod.
  *
  * A side's FIN counts as acknowledged when the other side's ACK covers it; both done, or a valid RST (RFC 5961: exactly
  * the expected number), end the connection. Packets of both directions may be on different CPUs at the same time: flags
@@ -127,10 +128,14 @@ static __always_inline enum reason slot_pod_synack(const struct slot *slot)
 	return slot_has_acked(slot) ? REASON_SYNACK_STALE : REASON_ACK_TO_AGENT;
 }
 
+/* The request is not acknowledged, and nothing has come back: the client knows nothing of this pod yet. */
+static __always_inline bool slot_pod_gives_up(const struct slot *slot, const struct packet *packet)
+{
+	return packet->flags & (TCP_RST | TCP_FIN) && !packet->len && !slot_has_acked(slot) && slot->pod_next == slot->pod_start;
+}
+
 static __always_inline enum reason slot_pod_reset(struct slot *slot, const struct packet *packet)
 {
-	if (!slot_has_acked(slot) && slot->pod_next == slot->pod_start)
-		return REASON_RESET_TO_AGENT;
 	/* Of a SYN that met a closed port the number is 0 and only the acknowledgment tells (RFC 9293, 3.10.7.1). */
 	if (packet->seq == slot->pod_next || (slot->flags & SLOT_AFFINITY && !slot->packets_down))
 		slot_raise(slot, SLOT_RESET);
@@ -149,6 +154,8 @@ SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *pac
 		return REASON_ORPHAN;
 	if (packet->flags & TCP_SYN)
 		return slot_pod_synack(slot);
+	if (slot_pod_gives_up(slot, packet))
+		return REASON_CLOSE_TO_AGENT;
 	if (packet->flags & TCP_RST)
 		return slot_pod_reset(slot, packet);
 	if (packet->flags & TCP_ACK)

@@ -223,7 +223,7 @@ struct event_record {
 	X(ORPHAN, "orphan", "From a pod whose client has gone and come anew; dropped.") \
 	X(STALE_ENTRY, "stale_entry", "An entry whose slot belongs to another connection by now; passed.") \
 	X(ACK_TO_AGENT, "ack_to_agent", "An ACK of the agent's own bytes; passed.") \
-	X(RESET_TO_AGENT, "reset_to_agent", "An RST of a pod that has not answered yet; passed to the agent, which tries another pod.") \
+	X(CLOSE_TO_AGENT, "close_to_agent", "FIN or RST of a pod that has not answered yet; passed to the agent, which tries another pod.") \
 	X(MUTED_CLIENT_SIDE, "muted_client_side", "From the agent's socket of a handed-over client connection; dropped.") \
 	X(MUTED_POD_SIDE, "muted_pod_side", "From the agent's socket of a handed-over pod connection; dropped.") \
 	X(FIN_STRIPPED, "fin_stripped", "The FIN of an agent that died in a hand-off, taken off its data.") \
