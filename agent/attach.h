@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The TC programs on devices: by tcx links (Linux 6.6), which are pinned and replaced atomically, else as filters of a clsact
+ * qdisc. What others have attached is never touched; ours come behind what is there (tcx), or at their priority (clsact).
+ */
+#ifndef LLMD_AGENT_ATTACH_H
+#define LLMD_AGENT_ATTACH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent/netlink.h"
+
+struct attach;
+struct config;
+struct llmd_bpf;
+
+/* One device more than the bound is not attached to, and said so. */
+enum { ATTACH_DEVICES_MAX = 4096 };
+
+enum attach_mode { ATTACH_AUTO, ATTACH_TCX, ATTACH_CLSACT };
+
+int attach_new(struct llmd_bpf *bpf, const struct config *config, struct attach **out);
+
+/** attach_free() - what is attached stays. */
+void attach_free(struct attach *attach);
+
+/** attach_device() - once; replaces the programs of an earlier agent. Return: 0, or -errno, logged. */
+int attach_device(struct attach *attach, const struct netlink_device *device);
+bool attach_has(const struct attach *attach, uint32_t ifindex);
+
+/** attach_keep_only() - forgets devices that are gone. @present: tells. */
+void attach_keep_only(struct attach *attach, bool (*present)(void *ctx, uint32_t ifindex), void *ctx);
+
+/** attach_cleanup() - detaches from all devices that links/ below the pin directory names. */
+int attach_cleanup(const struct config *config, struct netlink *netlink);
+
+#endif

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The kernel's part: see datapath.h.
+ *
+ * How it works
+ *
+ * --pin-dir holds the maps under their names and, in links/, what is attached. It is locked (flock) by the agent that
+ * serves it; the lock goes with the process, the pins stay. A start opens the maps that are there, with the sizes that
+ * they have, and replaces the programs where they are attached, so that no packet meets none.
+ */
+#include "agent/datapath.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include "agent/agent.h"
+#include "agent/conntrack.h"
+#include "agent/devices.h"
+#include "agent/flow_table.h"
+#include "agent/kernel_features.h"
+#include "agent/netlink.h"
+#include "agent/pins.h"
+#include "agent/sockops.h"
+#include "build/bpf/llmd.skel.h"
+#include "lib/log.h"
+
+static const char *const map_names[] = { "control", "endpoints", "endpoint_index", "fronts", "flows", "slots", "handshakes",
+	"affinity", "affinity_slots", "endpoint_stats", "counters", "events", "sessions", "prefixes" };
+static_assert(sizeof(map_names) / sizeof(map_names[0]) == MAP_N, "a name for each map");
+
+struct datapath {
+	struct agent *agent;
+	struct llmd_bpf *bpf;
+	int lock;
+	struct control *control;
+	struct bpf_map *map[MAP_N];
+	struct flow_table *flows;
+	struct devices *devices;
+	struct netlink *netlink;
+	struct conntrack *conntrack;
+	struct sockops *sockops;
+};
+
+const char *datapath_map_name(enum datapath_map map)
+{
+	return map_names[map];
+}
+
+int datapath_map_fd(const struct datapath *datapath, enum datapath_map map)
+{
+	return bpf_map__fd(datapath->map[map]);
+}
+
+uint32_t datapath_map_size(const struct datapath *datapath, enum datapath_map map)
+{
+	return bpf_map__max_entries(datapath->map[map]);
+}
+
+struct control *datapath_control(const struct datapath *datapath)
+{
+	return datapath->control;
+}
+
+struct flow_table *datapath_flows(const struct datapath *datapath)
+{
+	return datapath->flows;
+}
+
+struct devices *datapath_devices(const struct datapath *datapath)
+{
+	return datapath->devices;
+}
+
+struct netlink *datapath_netlink(const struct datapath *datapath)
+{
+	return datapath->netlink;
+}
+
+struct conntrack *datapath_conntrack(const struct datapath *datapath)
+{
+	return datapath->conntrack;
+}
+
+/* ---- maps ---- */
+
+static uint32_t wanted_size(const struct config *config, enum datapath_map map)
+{
+	switch (map) {
+	case MAP_FLOWS:
+		return (uint32_t)(2 * config->flows_max);
+	case MAP_SLOTS:
+		return (uint32_t)config->flows_max;
+	case MAP_SESSIONS:
+		return (uint32_t)config->sessions_max;
+	case MAP_PREFIXES:
+		return (uint32_t)config->prefix_map_max;
+	default:
+		return 0;
+	}
+}
+
+/* A map that is there keeps its size: a new one takes effect after --cleanup. */
+static int pinned_size(const char *path, uint32_t *size)
+{
+	struct bpf_map_info info = { 0 };
+	uint32_t len = sizeof(info);
+	int fd = bpf_obj_get(path), err;
+
+	if (fd < 0)
+		return -ENOENT;
+	err = bpf_obj_get_info_by_fd(fd, &info, &len);
+	close(fd);
+	if (!err)
+		*size = info.max_entries;
+	return err;
+}
+
+static int prepare_map(struct datapath *datapath, enum datapath_map map)
+{
+	const struct config *config = &datapath->agent->config;
+	uint32_t size = wanted_size(config, map), present;
+	char path[PIN_PATH_MAX];
+
+	datapath->map[map] = bpf_object__find_map_by_name(datapath->bpf->obj, map_names[map]);
+	if (!datapath->map[map])
+		return -ENOENT;
+	pin_path(path, config->pin_dir, map_names[map]);
+	if (!pinned_size(path, &present)) {
+		if (size && present != size)
+			log_warn("map keeps its size", "map=%s entries=%u wanted=%u cure=--cleanup", map_names[map], present, size);
+		size = present;
+	}
+	if (size)
+		bpf_map__set_max_entries(datapath->map[map], size);
+	return bpf_map__set_pin_path(datapath->map[map], path);
+}
+
+static int load(struct datapath *datapath)
+{
+	int err;
+
+	datapath->bpf = llmd_bpf__open();
+	if (!datapath->bpf)
+		return -errno;
+	for (enum datapath_map map = 0; map < MAP_N; map++) {
+		err = prepare_map(datapath, map);
+		if (err)
+			return err;
+	}
+	err = llmd_bpf__load(datapath->bpf);
+	if (err == -EINVAL)
+		log_error("maps of another layout are pinned", "dir=%s cure=\"llmd-agent --cleanup\"", datapath->agent->config.pin_dir);
+	return err;
+}
+
+static int map_control(struct datapath *datapath)
+{
+	const struct config *config = &datapath->agent->config;
+	void *control = mmap(NULL, sizeof(*datapath->control), PROT_READ | PROT_WRITE, MAP_SHARED,
+		datapath_map_fd(datapath, MAP_CONTROL), 0);
+	uint32_t slots = datapath_map_size(datapath, MAP_SLOTS), straight = datapath_map_size(datapath, MAP_AFFINITY_SLOTS);
+
+	if (control == MAP_FAILED)
+		return -errno;
+	datapath->control = control;
+	datapath->control->schema = LLMD_SCHEMA;
+	datapath->control->port_low = config->port_range.low;
+	datapath->control->port_high = config->port_range.high;
+	datapath->control->affinity_port_low = config->affinity_ports.low;
+	datapath->control->affinity_slot = slots - straight;
+	datapath->control->affinity_ttl_ns = config->affinity == AFFINITY_NONE ? 0 : config->session_ttl_ms * 1000000;
+	return 0;
+}
+
+/* ---- open and close ---- */
+
+static int take_lock(struct datapath *datapath)
+{
+	const char *dir = datapath->agent->config.pin_dir;
+	int err = pins_make_dir(dir);
+
+	if (err) {
+		log_warn("no pin directory", "dir=%s error=\"%s\"", dir, strerror(-err));
+		return err;
+	}
+	datapath->lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (datapath->lock < 0)
+		return -errno;
+	if (!flock(datapath->lock, LOCK_EX | LOCK_NB))
+		return 0;
+	log_error("another agent has the pin directory", "dir=%s", dir);
+	return -EBUSY;
+}
+
+static int open_parts(struct datapath *datapath)
+{
+	struct agent *agent = datapath->agent;
+	int err = take_lock(datapath);
+
+	err = err ? err : load(datapath);
+	err = err ? err : map_control(datapath);
+	err = err ? err : netlink_new(agent->base, devices_changed, datapath, &datapath->netlink);
+	if (err)
+		return err;
+	if (conntrack_new(&datapath->conntrack))
+		log_info("no connection tracking to clean up", NULL);
+	return devices_new(agent, datapath, datapath->bpf, &datapath->devices);
+}
+
+static int say_nothing(enum libbpf_print_level level, const char *format, va_list args)
+{
+	if (level == LIBBPF_WARN && log_enabled(LOG_LEVEL_DEBUG))
+		vfprintf(stderr, format, args);
+	return 0;
+}
+
+int datapath_open(struct agent *agent, struct datapath **out)
+{
+	bool must = agent->config.datapath == DATAPATH_KERNEL;
+	struct datapath *datapath;
+	int err;
+
+	*out = NULL;
+	if (agent->config.datapath == DATAPATH_RELAY)
+		return 0;
+	libbpf_set_print(say_nothing);
+	err = kernel_features_check(&agent->config);
+	if (err) {
+		log_event(must ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO, "no kernel data path", "datapath=relay");
+		return must ? err : 0;
+	}
+	datapath = calloc(1, sizeof(*datapath));
+	if (!datapath)
+		return -ENOMEM;
+	datapath->agent = agent;
+	datapath->lock = -1;
+	err = open_parts(datapath);
+	if (!err) {
+		*out = datapath;
+		return 0;
+	}
+	datapath_close(datapath);
+	log_event(must ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN, "no kernel data path", "errno=%d", -err);
+	return must || err == -EBUSY ? err : 0;
+}
+
+int datapath_start(struct datapath *datapath)
+{
+	int err = flow_table_new(datapath->agent, datapath, &datapath->flows);
+
+	if (err)
+		return err;
+	devices_refresh(datapath->devices);
+	flow_table_adopt(datapath->flows);
+	datapath_hold_syns(datapath, 0);
+	err = sockops_attach(datapath->bpf, &datapath->sockops);
+	if (err)
+		log_warn("no sockops on the agent's cgroup", "errno=%d", -err);
+	log_info("kernel data path", "pin_dir=%s flows_max=%u", datapath->agent->config.pin_dir,
+		datapath_map_size(datapath, MAP_SLOTS));
+	return 0;
+}
+
+void datapath_close(struct datapath *datapath)
+{
+	if (!datapath)
+		return;
+	sockops_free(datapath->sockops);
+	flow_table_free(datapath->flows);
+	devices_free(datapath->devices);
+	conntrack_free(datapath->conntrack);
+	netlink_free(datapath->netlink);
+	if (datapath->control)
+		munmap(datapath->control, sizeof(*datapath->control));
+	llmd_bpf__destroy(datapath->bpf);
+	if (datapath->lock >= 0)
+		close(datapath->lock);
+	free(datapath);
+}
+
+void datapath_hold_syns(struct datapath *datapath, uint64_t ms)
+{
+	datapath->control->hold_until_ns = ms ? (agent_now_ms() + ms) * 1000000 : 0;
+}
+
+/* ---- what an earlier agent knew ---- */
+
+int datapath_restore_endpoint(struct datapath *datapath, const uint8_t ip[16], uint16_t port_be, uint32_t *generation)
+{
+	int fd = datapath_map_fd(datapath, MAP_ENDPOINTS);
+
+	for (uint32_t i = 0; i < LLMD_ENDPOINT_MAX; i++) {
+		struct endpoint_entry entry;
+
+		if (bpf_map_lookup_elem(fd, &i, &entry) || entry.state == ENDPOINT_MAP_FREE)
+			continue;
+		if (entry.port == port_be && !memcmp(entry.addr, ip, sizeof(entry.addr))) {
+			*generation = entry.generation;
+			return (int)i;
+		}
+	}
+	return -ENOENT;
+}
+
+int datapath_cleanup(struct agent *agent)
+{
+	struct datapath datapath = { .agent = agent, .lock = -1 };
+	struct stat st;
+	int err;
+
+	if (stat(agent->config.pin_dir, &st))
+		return 0;
+	err = take_lock(&datapath);
+	if (err)
+		return err;
+	err = devices_cleanup(agent);
+	err = err ? err : pins_remove(agent->config.pin_dir);
+	close(datapath.lock);
+	if (err)
+		log_error("not all removed", "dir=%s errno=%d", agent->config.pin_dir, -err);
+	return err;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the programs must know of the node: the devices where packets of clients and pods pass, the addresses under which
+ * clients reach the agent (fronts), the ways to the pods. Follows links, addresses and routes.
+ */
+#ifndef LLMD_AGENT_DEVICES_H
+#define LLMD_AGENT_DEVICES_H
+
+#include <stdint.h>
+
+#include "lib/address.h"
+
+struct agent;
+struct datapath;
+struct devices;
+struct llmd_bpf;
+
+int devices_new(struct agent *agent, struct datapath *datapath, struct llmd_bpf *bpf, struct devices **out);
+void devices_free(struct devices *devices);
+
+/** devices_watch_endpoints() - from then on the maps follow the endpoint table; what an earlier agent left over goes. */
+void devices_watch_endpoints(struct devices *devices);
+
+/** devices_changed() - for netlink_new(); @datapath. */
+void devices_changed(void *datapath);
+
+/** devices_refresh() - looks at everything anew. */
+void devices_refresh(struct devices *devices);
+
+/** devices_endpoint_changed() - an endpoint was added, removed or has changed its state: brings the maps up to date. */
+void devices_endpoint_changed(struct devices *devices, uint32_t index);
+
+/**
+ * devices_learn() - a connection came that no program has seen: attaches to the device that leads to its client, and
+ * remembers the address under which the client reached the agent.
+ */
+void devices_learn(struct devices *devices, const struct address *client, const struct address *front);
+
+/** devices_cleanup() - detaches everywhere. Return: 0 or -errno. */
+int devices_cleanup(struct agent *agent);
+
+#endif

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+/* See pins.h. */
+#define _XOPEN_SOURCE 700
+#include "agent/pins.h"
+
+#include <errno.h>
+#include <ftw.h>
+#include <libgen.h>
+#include <linux/magic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#define BPFFS "/sys/fs/bpf"
+
+enum { DIR_MODE = 0700, OPEN_MAX_FTW = 8 };
+
+const char *pin_path(char *out, const char *dir, const char *name)
+{
+	snprintf(out, PIN_PATH_MAX, "%s/%s", dir, name);
+	return out;
+}
+
+static bool is_bpffs(const char *path)
+{
+	struct statfs fs;
+
+	return !statfs(path, &fs) && fs.f_type == BPF_FS_MAGIC;
+}
+
+static int make_one(const char *path)
+{
+	return mkdir(path, DIR_MODE) && errno != EEXIST ? -errno : 0;
+}
+
+static int make_parents(const char *dir)
+{
+	char path[PIN_PATH_MAX];
+
+	if (strlen(dir) >= sizeof(path) - sizeof("/links") || *dir != '/')
+		return -ENAMETOOLONG;
+	strcpy(path, dir);
+	for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		int err = 0;
+
+		*slash = '\0';
+		if (access(path, F_OK))
+			err = make_one(path);
+		*slash = '/';
+		if (err)
+			return err;
+	}
+	return make_one(path);
+}
+
+int pins_make_dir(const char *dir)
+{
+	char links[PIN_PATH_MAX];
+	int err;
+
+	if (!strncmp(dir, BPFFS "/", sizeof(BPFFS)) && !is_bpffs(BPFFS) && mount("bpf", BPFFS, "bpf", 0, "mode=0700"))
+		return -errno;
+	err = make_parents(dir);
+	if (err)
+		return err;
+	if (!is_bpffs(dir)) {
+		rmdir(dir);
+		return -ENOTSUP;
+	}
+	return make_one(pin_path(links, dir, "links"));
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st, (void)type, (void)ftw;
+	return remove(path) ? -errno : 0;
+}
+
+int pins_remove(const char *dir)
+{
+	char parent[PIN_PATH_MAX];
+	int err = nftw(dir, remove_one, OPEN_MAX_FTW, FTW_DEPTH | FTW_PHYS);
+
+	if (err)
+		return err < 0 ? err : -EIO;
+	snprintf(parent, sizeof(parent), "%s", dir);
+	dirname(parent);
+	if (strlen(parent) > 5 && !strcmp(parent + strlen(parent) - 5, "/llmd"))
+		rmdir(parent); /* stays while another schema's directory is in it */
+	return 0;
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The directory on the BPF file system. */
+#ifndef LLMD_AGENT_PINS_H
+#define LLMD_AGENT_PINS_H
+
+enum { PIN_PATH_MAX = 512 };
+
+/** pin_path() - "@dir/@name" into @out of PIN_PATH_MAX bytes. Return: @out. */
+const char *pin_path(char *out, const char *dir, const char *name);
+
+/**
+ * pins_make_dir() - with its links/; mounts a BPF file system on /sys/fs/bpf if @dir is below and none is there.
+ * Return: 0, -ENOTSUP when @dir would not be on a BPF file system, or another -errno.
+ */
+int pins_make_dir(const char *dir);
+
+/** pins_remove() - all below @dir, @dir itself, and its parent if that is left empty and called llmd. Return: 0 or -errno. */
+int pins_remove(const char *dir);
+
+#endif
