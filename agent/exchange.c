@@ -408,6 +408,7 @@ static int make_head(struct exchange *exchange, const struct http_head *head)
 static struct exchange *exchange_new(struct client *client, const struct http_head *head)
 {
 	struct exchange *exchange = calloc(1, sizeof(*exchange));
+	struct http_text path = http_target_path(head->target);
 
 	if (!exchange)
 		return NULL;
@@ -419,7 +420,7 @@ static struct exchange *exchange_new(struct client *client, const struct http_he
 	exchange->to_head = head->method == HTTP_HEAD;
 	exchange->http10 = head->minor == 0;
 	exchange->keep_alive = head->keep_alive;
-	exchange->api = prompt_api(head->target.at, head->target.len);
+	exchange->api = prompt_api(path.at, path.len);
 	settle_request_id(exchange, head);
 	settle_head_session(exchange, head);
 	return exchange;
