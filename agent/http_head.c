@@ -56,6 +56,11 @@ static const struct {
 	[HTTP_RULE_BODY_TIMEOUT] = { "body_timeout", "the request body took too long", 408 },
 };
 
+bool http_is_token_char(char c)
+{
+	return char_class[(uint8_t)c] & CHAR_TOKEN;
+}
+
 unsigned http_rule_status(enum http_rule rule)
 {
 	return rules[rule].status;
@@ -415,8 +420,14 @@ int http_request_head_parse(struct http_head *head, const char *data, size_t len
 	enum http_rule *rule)
 {
 	struct meaning meaning = { 0 };
-	int err = head_parse(head, data, len, scan, rule, take_request_line, &meaning);
+	int err;
 
+	/* A TLS client hello has no line end to wait for. */
+	if (len && *data != '\r' && *data != '\n' && !(char_class[(uint8_t)*data] & CHAR_TOKEN)) {
+		*rule = HTTP_RULE_REQUEST_LINE;
+		return -EBADMSG;
+	}
+	err = head_parse(head, data, len, scan, rule, take_request_line, &meaning);
 	if (err)
 		return err;
 	if (meaning.upgrade)

@@ -86,6 +86,8 @@ int http_response_head_parse(struct http_head *head, const char *data, size_t le
 /** http_skip_empty_lines() - number of bytes of empty lines at @data that precede a request (RFC 9112 2.2), at most 4. */
 size_t http_skip_empty_lines(const char *data, size_t len);
 
+bool http_is_token_char(char c);
+
 /** http_field_find() - first field of that name, ASCII case ignored; NULL if there is none. */
 const struct http_field *http_field_find(const struct http_head *head, const char *name);
 

@@ -111,6 +111,18 @@ static void says_the_same_byte_by_byte(void **state)
 	}
 }
 
+static void refuses_what_is_no_http_at_once(void **state)
+{
+	struct http_head_scan scan = { 0 };
+	enum http_rule rule = HTTP_RULE_NONE;
+	struct http_head head;
+
+	(void)state;
+	assert_int_equal(http_request_head_parse(&head, "\x16\x03\x01", 3, &scan, &rule), -EBADMSG); /* TLS */
+	assert_int_equal(rule, HTTP_RULE_REQUEST_LINE);
+	assert_int_equal(http_request_head_parse(&head, "\r", 1, &scan, &rule), -EAGAIN);
+}
+
 static void bounds_head_and_fields(void **state)
 {
 	static char big[HTTP_HEAD_MAX + 100];
@@ -222,6 +234,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(takes_or_refuses),
 		cmocka_unit_test(says_the_same_byte_by_byte),
+		cmocka_unit_test(refuses_what_is_no_http_at_once),
 		cmocka_unit_test(bounds_head_and_fields),
 		cmocka_unit_test(reads_what_it_says),
 		cmocka_unit_test(rewrites_a_request),
