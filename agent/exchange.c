@@ -117,13 +117,14 @@ void exchange_abort(struct exchange *exchange)
 void exchange_refuse(struct exchange *exchange, unsigned status, const char *type, const char *message, const char *extra)
 {
 	struct client *client = exchange->client;
+	bool to_head = exchange->to_head;
 
 	if (exchange->answered) {
 		client_close(client, true);
 		return;
 	}
 	exchange_release(exchange, status);
-	client_refuse(client, status, type, message, extra);
+	client_refuse(client, status, type, message, extra, to_head);
 }
 
 /* ---- choosing a pod and reaching it ---- */
@@ -342,6 +343,8 @@ void exchange_client_bytes(struct exchange *exchange)
 		collect(exchange);
 	else if (exchange->client->eof && exchange_streams_body(exchange))
 		client_close(exchange->client, true);
+	else if (exchange->client->eof)
+		client_await_gone(exchange->client);
 }
 
 void exchange_body_timeout(struct exchange *exchange)
@@ -426,13 +429,21 @@ static struct exchange *exchange_new(struct client *client, const struct http_he
 	return exchange;
 }
 
-static void ask_for_body(struct exchange *exchange)
+static void say_go_on(struct exchange *exchange)
 {
 	static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
 	struct iovec iov = { (char *)go_on, sizeof(go_on) - 1 };
 
 	if (peer_send(&exchange->client->peer, &iov, 1))
 		client_close(exchange->client, false);
+}
+
+void exchange_probe_client(struct exchange *exchange)
+{
+	if (exchange->probed || exchange->answered || exchange->http10)
+		return;
+	exchange->probed = true;
+	say_go_on(exchange);
 }
 
 void exchange_begin(struct client *client, const struct http_head *head)
@@ -457,7 +468,7 @@ void exchange_begin(struct client *client, const struct http_head *head)
 	}
 	buffer_consume(&client->in, head->length);
 	if (waits && !exchange->request_body.done)
-		ask_for_body(exchange);
+		say_go_on(exchange);
 	if (client->exchange)
 		collect(exchange);
 }
@@ -465,11 +476,11 @@ void exchange_begin(struct client *client, const struct http_head *head)
 static void exchange_end(struct exchange *exchange)
 {
 	struct client *client = exchange->client;
-	bool close_client = exchange->close_client || client->eof;
+	bool close_client = exchange->close_client;
 	bool unread = !exchange->request_body.done || client->in.len > exchange->kept;
 
 	exchange_release(exchange, exchange->status);
-	if (!close_client)
+	if (!close_client) /* also at the end of what the client sends: requests may be left in client->in */
 		client_next(client);
 	else if (unread && !client->eof)
 		client_linger(client);
