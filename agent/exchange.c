@@ -57,10 +57,12 @@ static void give_scanner_back(struct exchange *exchange)
 
 void exchange_answer_begins(struct exchange *exchange)
 {
-	buffer_consume(&exchange->client->in, exchange->kept);
-	exchange->kept = 0;
 	exchange->at_hand = false;
 	give_scanner_back(exchange);
+	if (exchange->state == EXCHANGE_SEND)
+		return; /* the pod answers early: the rest of it goes on being sent */
+	buffer_consume(&exchange->client->in, exchange->kept);
+	exchange->kept = 0;
 }
 
 static const char *endpoint_name(const struct exchange *exchange)
@@ -291,6 +293,8 @@ static void settle_prompt(struct exchange *exchange)
 static void collected(struct exchange *exchange)
 {
 	client_arm(exchange->client, NULL);
+	if (!exchange->request_body.done)
+		peer_watch_readable(&exchange->client->peer, false); /* until what is here is out */
 	settle_prompt(exchange);
 	settle_session(exchange);
 	if (route(exchange))
@@ -521,7 +525,7 @@ static void on_failed(struct exchange *exchange, int err)
 
 static void on_broken(struct exchange *exchange, int err)
 {
-	exchange_fail(exchange, err, "the connection to the pod broke");
+	forward_failed(exchange, err, "the connection to the pod broke");
 }
 
 const struct upstream_callbacks exchange_upstream_callbacks = {
