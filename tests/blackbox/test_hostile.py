@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients and pods that break the rules, or leave without a word: who sees what, and nothing stays behind."""
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -139,11 +142,19 @@ def test_client_that_leaves_before_the_answer_is_noticed(run, how):
 
 
 def test_client_that_half_closed_gets_a_late_answer(run):
-    pod = Silent(7)
+    pod = Silent(4)
     agent = run(Agent, [pod.endpoint])
     data = talk(agent, post(CHAT))
     assert data.count(b"HTTP/1.1 100 ") == 1 and data.endswith(b"late") and b"HTTP/1.1 200 OK" in data
     pod.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_bodies_where_sockets_take_little(tmp_path):
+    script = os.path.join(os.path.dirname(__file__), "small_buffers.py")
+    inside = "ip link set lo up && sysctl -qw net.ipv4.tcp_wmem='4096 16384 65536' && exec \"$@\""
+    done = subprocess.run(["unshare", "--net", "sh", "-c", inside, "sh", sys.executable, script, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # ---- pods ----
