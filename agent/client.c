@@ -53,6 +53,31 @@ size_t client_in_max(const struct client *client)
 	return client->agent->config.request_buffer + 2 * HTTP_HEAD_MAX + AGENT_SCRATCH;
 }
 
+void client_await_gone(struct client *client)
+{
+	client_arm(client, client->agent->timeouts.linger);
+}
+
+/*
+ * A FIN says that the client sends no more, be it that it waits for the answer or that it has ended. What tells is how
+ * its kernel takes bytes: with an RST if nobody is there to read them. An interim "100 Continue" may come at any time
+ * before the answer (RFC 9110 15.2). It is sent once: some clients take only a few of them.
+ */
+static void check_gone(struct client *client)
+{
+	int err = 0;
+	socklen_t len = sizeof(err);
+
+	getsockopt(client->peer.fd, SOL_SOCKET, SO_ERROR, &err, &len);
+	if (err) {
+		client_close(client, false);
+		return;
+	}
+	exchange_probe_client(client->exchange);
+	if (client->exchange)
+		client_await_gone(client);
+}
+
 /* Callers up the stack still look at the state, so the memory goes when the loop has come round. */
 static void client_free(evutil_socket_t fd, short what, void *arg)
 {
@@ -95,7 +120,8 @@ void client_linger(struct client *client)
 	peer_watch_readable(&client->peer, true);
 }
 
-void client_refuse(struct client *client, unsigned status, const char *type, const char *message, const char *extra)
+void client_refuse(struct client *client, unsigned status, const char *type, const char *message, const char *extra,
+	bool to_head)
 {
 	char text[1024];
 	char body[512];
@@ -105,7 +131,7 @@ void client_refuse(struct client *client, unsigned status, const char *type, con
 
 	iov.iov_len = (size_t)snprintf(text, sizeof(text),
 		"HTTP/1.1 %u %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n%s", status,
-		status_reason(status), n, extra, body);
+		status_reason(status), n, extra, to_head ? "" : body);
 	assert(iov.iov_len < sizeof(text));
 	if (peer_send(&client->peer, &iov, 1))
 		client_close(client, true);
@@ -119,7 +145,7 @@ static void refuse_rule(struct client *client, enum http_rule rule)
 
 	metrics_rejected(client->agent->metrics, rule);
 	log_debug("request refused", "client=%s rule=%s", address_format(&client->address, text), http_rule_name(rule));
-	client_refuse(client, http_rule_status(rule), "invalid_request_error", http_rule_text(rule), "");
+	client_refuse(client, http_rule_status(rule), "invalid_request_error", http_rule_text(rule), "", false);
 }
 
 static void await_head(struct client *client)
@@ -138,6 +164,15 @@ static void await_head(struct client *client)
 	peer_watch_readable(&client->peer, true);
 }
 
+/* A lone CR may be the first half of an empty line, so it does not count as looked at. */
+static void skip_empty_lines(struct client *client)
+{
+	if (!client->in.len || client->scan.looked_at > 1)
+		return;
+	buffer_consume(&client->in, http_skip_empty_lines(buffer_head(&client->in), client->in.len));
+	client->scan = (struct http_head_scan){ 0 };
+}
+
 void client_next(struct client *client)
 {
 	enum http_rule rule = HTTP_RULE_NONE;
@@ -149,8 +184,7 @@ void client_next(struct client *client)
 		client_set_state(client, CLIENT_IDLE);
 		peer_watch_readable(&client->peer, !client->eof);
 	}
-	if (!client->scan.looked_at && client->in.len)
-		buffer_consume(&client->in, http_skip_empty_lines(buffer_head(&client->in), client->in.len));
+	skip_empty_lines(client);
 	err = client->in.len ? http_request_head_parse(&head, buffer_head(&client->in), client->in.len, &client->scan, &rule)
 			     : -EAGAIN;
 	if (err == -EAGAIN) {
@@ -248,6 +282,8 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	(void)fd, (void)what;
 	if (client->state == CLIENT_HEAD)
 		refuse_rule(client, HTTP_RULE_HEAD_TIMEOUT);
+	else if (client->state == CLIENT_ACTIVE && client->eof)
+		check_gone(client);
 	else if (client->state == CLIENT_ACTIVE)
 		exchange_body_timeout(client->exchange);
 	else

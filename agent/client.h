@@ -53,12 +53,16 @@ void client_linger(struct client *client);
 
 /**
  * client_refuse() - answers with an OpenAI-style error and ends the connection.
- * @extra: field lines, or "". @type, @message: of the error object.
+ * @extra: field lines, or "". @type, @message: of the error object. @to_head: the request was HEAD, which gets no body.
  */
-void client_refuse(struct client *client, unsigned status, const char *type, const char *message, const char *extra);
+void client_refuse(struct client *client, unsigned status, const char *type, const char *message, const char *extra,
+	bool to_head);
 
 /** client_arm() - (re)starts the connection's one timer; NULL stops it. */
 void client_arm(struct client *client, const struct timeval *timeout);
+
+/** client_await_gone() - after its FIN, with the whole request here: notices when nobody is left to get the answer. */
+void client_await_gone(struct client *client);
 
 /** client_in_max() - the bound of client->in. */
 size_t client_in_max(const struct client *client);

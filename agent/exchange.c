@@ -57,10 +57,12 @@ static void give_scanner_back(struct exchange *exchange)
 
 void exchange_answer_begins(struct exchange *exchange)
 {
-	buffer_consume(&exchange->client->in, exchange->kept);
-	exchange->kept = 0;
 	exchange->at_hand = false;
 	give_scanner_back(exchange);
+	if (exchange->state == EXCHANGE_SEND)
+		return; /* the pod answers early: the rest of it goes on being sent */
+	buffer_consume(&exchange->client->in, exchange->kept);
+	exchange->kept = 0;
 }
 
 static const char *endpoint_name(const struct exchange *exchange)
@@ -117,13 +119,14 @@ void exchange_abort(struct exchange *exchange)
 void exchange_refuse(struct exchange *exchange, unsigned status, const char *type, const char *message, const char *extra)
 {
 	struct client *client = exchange->client;
+	bool to_head = exchange->to_head;
 
 	if (exchange->answered) {
 		client_close(client, true);
 		return;
 	}
 	exchange_release(exchange, status);
-	client_refuse(client, status, type, message, extra);
+	client_refuse(client, status, type, message, extra, to_head);
 }
 
 /* ---- choosing a pod and reaching it ---- */
@@ -290,6 +293,8 @@ static void settle_prompt(struct exchange *exchange)
 static void collected(struct exchange *exchange)
 {
 	client_arm(exchange->client, NULL);
+	if (!exchange->request_body.done)
+		peer_watch_readable(&exchange->client->peer, false); /* until what is here is out */
 	settle_prompt(exchange);
 	settle_session(exchange);
 	if (route(exchange))
@@ -342,6 +347,8 @@ void exchange_client_bytes(struct exchange *exchange)
 		collect(exchange);
 	else if (exchange->client->eof && exchange_streams_body(exchange))
 		client_close(exchange->client, true);
+	else if (exchange->client->eof)
+		client_await_gone(exchange->client);
 }
 
 void exchange_body_timeout(struct exchange *exchange)
@@ -408,6 +415,7 @@ static int make_head(struct exchange *exchange, const struct http_head *head)
 static struct exchange *exchange_new(struct client *client, const struct http_head *head)
 {
 	struct exchange *exchange = calloc(1, sizeof(*exchange));
+	struct http_text path = http_target_path(head->target);
 
 	if (!exchange)
 		return NULL;
@@ -419,19 +427,27 @@ static struct exchange *exchange_new(struct client *client, const struct http_he
 	exchange->to_head = head->method == HTTP_HEAD;
 	exchange->http10 = head->minor == 0;
 	exchange->keep_alive = head->keep_alive;
-	exchange->api = prompt_api(head->target.at, head->target.len);
+	exchange->api = prompt_api(path.at, path.len);
 	settle_request_id(exchange, head);
 	settle_head_session(exchange, head);
 	return exchange;
 }
 
-static void ask_for_body(struct exchange *exchange)
+static void say_go_on(struct exchange *exchange)
 {
 	static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
 	struct iovec iov = { (char *)go_on, sizeof(go_on) - 1 };
 
 	if (peer_send(&exchange->client->peer, &iov, 1))
 		client_close(exchange->client, false);
+}
+
+void exchange_probe_client(struct exchange *exchange)
+{
+	if (exchange->probed || exchange->answered || exchange->http10)
+		return;
+	exchange->probed = true;
+	say_go_on(exchange);
 }
 
 void exchange_begin(struct client *client, const struct http_head *head)
@@ -456,7 +472,7 @@ void exchange_begin(struct client *client, const struct http_head *head)
 	}
 	buffer_consume(&client->in, head->length);
 	if (waits && !exchange->request_body.done)
-		ask_for_body(exchange);
+		say_go_on(exchange);
 	if (client->exchange)
 		collect(exchange);
 }
@@ -464,11 +480,11 @@ void exchange_begin(struct client *client, const struct http_head *head)
 static void exchange_end(struct exchange *exchange)
 {
 	struct client *client = exchange->client;
-	bool close_client = exchange->close_client || client->eof;
+	bool close_client = exchange->close_client;
 	bool unread = !exchange->request_body.done || client->in.len > exchange->kept;
 
 	exchange_release(exchange, exchange->status);
-	if (!close_client)
+	if (!close_client) /* also at the end of what the client sends: requests may be left in client->in */
 		client_next(client);
 	else if (unread && !client->eof)
 		client_linger(client);
@@ -509,7 +525,7 @@ static void on_failed(struct exchange *exchange, int err)
 
 static void on_broken(struct exchange *exchange, int err)
 {
-	exchange_fail(exchange, err, "the connection to the pod broke");
+	forward_failed(exchange, err, "the connection to the pod broke");
 }
 
 const struct upstream_callbacks exchange_upstream_callbacks = {

@@ -38,6 +38,7 @@ enum exchange_state {
  * struct exchange - shared by the three files above, private to them.
  * @head, @head_len: the request head as the pod gets it, allocated.
  * @kept:     bytes at the front of client->in that belong to the body; all of it so far while @at_hand.
+ * @sent:     of @head and then @kept, bytes that the pod's socket has taken.
  * @at_hand:  the request could be sent again: nothing of it was thrown away.
  * @answered: something of the answer reached the client.
  * @bulk:     the last read of the answer was a full one: worth a pipe.
@@ -48,11 +49,11 @@ struct exchange {
 	enum exchange_state state;
 	enum api api;
 	bool to_head, http10, keep_alive, at_hand, answered, dechunk, bulk, close_client, pod_keeps_alive,
-		saw_content;
+		saw_content, probed;
 	struct http_body request_body, response_body;
 	char *head;
 	size_t head_len;
-	size_t kept;
+	size_t kept, sent;
 	struct prompt_scanner *scanner;
 	const struct prompt_facts *facts;
 	const char *session_source; /* a name for the decision log */
@@ -84,6 +85,9 @@ void exchange_client_bytes(struct exchange *exchange);
 bool exchange_streams_body(const struct exchange *exchange);
 void exchange_stream_body(struct exchange *exchange);
 
+/** exchange_probe_client() - sends bytes that any client ignores, once and only before the answer. May end the exchange. */
+void exchange_probe_client(struct exchange *exchange);
+
 void exchange_client_writable(struct exchange *exchange);
 void exchange_body_timeout(struct exchange *exchange);
 
@@ -111,6 +115,9 @@ void exchange_refuse(struct exchange *exchange, unsigned status, const char *typ
 void exchange_set_state(struct exchange *exchange, enum exchange_state state);
 
 void forward_begin(struct exchange *exchange);
+/** forward_failed() - sending to the pod failed; passes on what the pod may have answered, else as exchange_fail(). */
+void forward_failed(struct exchange *exchange, int err, const char *what);
+
 void forward_upstream_writable(struct exchange *exchange);
 void response_readable(struct exchange *exchange);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The request's way to the pod: head and what was collected of the body at once, then the rest as it comes, through a
- * shared buffer or, where a long run of content is known to follow, through a pipe.
+ * The request's way to the pod: head and what was collected of the body from where they lie, then the rest as it comes,
+ * through a shared buffer or, where a long run of content is known to follow, through a pipe.
  */
 #include <errno.h>
 #include <sys/socket.h>
@@ -18,33 +18,89 @@ enum { SPLICE_MIN = 64 * 1024 };
 static void request_is_out(struct exchange *exchange)
 {
 	client_arm(exchange->client, NULL);
+	if (exchange->client->eof)
+		client_await_gone(exchange->client);
 	exchange_set_state(exchange, EXCHANGE_ANSWER);
+}
+
+/* Something to read where sending fails; not so if the request can simply be sent again on a fresh connection. */
+static bool pod_may_have_answered(const struct exchange *exchange)
+{
+	const struct upstream *upstream = exchange->upstream;
+	char byte;
+
+	return upstream && exchange->state != EXCHANGE_CONNECT && !(upstream->reused && exchange->at_hand) &&
+	       recv(upstream->peer.fd, &byte, 1, MSG_PEEK) == 1;
+}
+
+/*
+ * A pod may answer before it has read all, and close: then what resets the connection is what it did not read, and the
+ * answer is there to be passed on.
+ */
+void forward_failed(struct exchange *exchange, int err, const char *what)
+{
+	struct client *client = exchange->client;
+
+	if (!pod_may_have_answered(exchange)) {
+		exchange_fail(exchange, err, what);
+		return;
+	}
+	peer_watch_readable(&client->peer, false);
+	peer_drop_output(&exchange->upstream->peer);
+	if (!peer_is_blocked(&client->peer))
+		response_readable(exchange);
+}
+
+/* A request that is whole may be needed again until its answer begins; a part of one is of no more use. */
+static void collected_is_out(struct exchange *exchange)
+{
+	struct client *client = exchange->client;
+
+	if (!exchange->request_body.done)
+		exchange->at_hand = false;
+	if (!exchange->at_hand) {
+		buffer_consume(&client->in, exchange->kept);
+		exchange->kept = 0;
+	}
+	if (exchange->request_body.done)
+		request_is_out(exchange);
+	else
+		peer_watch_readable(&client->peer, true);
+}
+
+static bool sends_collected(const struct exchange *exchange)
+{
+	return exchange->state == EXCHANGE_SEND && exchange->sent < exchange->head_len + exchange->kept;
+}
+
+/* Head and collected body lie in memory already, so what the socket does not take waits there. */
+static void send_collected(struct exchange *exchange)
+{
+	size_t in_head = exchange->sent < exchange->head_len ? exchange->head_len - exchange->sent : 0;
+	size_t in_body = exchange->head_len + exchange->kept - exchange->sent - in_head;
+	struct iovec iov[2] = { { exchange->head + exchange->sent, in_head }, { NULL, in_body } };
+	int first = in_head ? 0 : 1, n = (in_head != 0) + (in_body != 0);
+	ssize_t sent;
+
+	if (in_body)
+		iov[1].iov_base = buffer_head(&exchange->client->in) + (exchange->kept - in_body);
+	sent = peer_send_some(&exchange->upstream->peer, iov + first, n);
+	if (sent < 0) {
+		forward_failed(exchange, (int)sent, "sending the request failed");
+		return;
+	}
+	exchange->sent += (size_t)sent;
+	exchange->bytes_up += (size_t)sent;
+	if (!sends_collected(exchange))
+		collected_is_out(exchange);
 }
 
 void forward_begin(struct exchange *exchange)
 {
-	struct client *client = exchange->client;
-	struct iovec iov[2] = { { exchange->head, exchange->head_len }, { NULL, 0 } };
-	int err;
-
-	if (exchange->kept)
-		iov[1] = (struct iovec){ buffer_head(&client->in), exchange->kept };
 	exchange->sent_us = agent_now_us();
+	exchange->sent = 0;
 	exchange_set_state(exchange, EXCHANGE_SEND);
-	exchange->bytes_up += iov[0].iov_len + iov[1].iov_len;
-	err = peer_send(&exchange->upstream->peer, iov, exchange->kept ? 2 : 1);
-	if (err) {
-		exchange_fail(exchange, err, "sending the request failed");
-		return;
-	}
-	if (exchange->request_body.done) {
-		request_is_out(exchange);
-		return;
-	}
-	exchange->at_hand = false;
-	buffer_consume(&client->in, exchange->kept);
-	exchange->kept = 0;
-	peer_watch_readable(&client->peer, !peer_is_blocked(&exchange->upstream->peer));
+	send_collected(exchange);
 }
 
 /* What follows the body in the same read belongs to the next request. */
@@ -63,7 +119,7 @@ static void pass_on(struct exchange *exchange, const char *data, size_t len)
 	exchange->bytes_up += iov.iov_len;
 	err = peer_send(&exchange->upstream->peer, &iov, 1);
 	if (err) {
-		exchange_fail(exchange, err, "sending the request failed");
+		forward_failed(exchange, err, "sending the request failed");
 		return;
 	}
 	if (exchange->request_body.done)
@@ -83,7 +139,7 @@ static int splice_on(struct exchange *exchange, uint64_t run)
 	if (err == -ENOSR || err == -EAGAIN)
 		return err;
 	if (err) {
-		exchange_fail(exchange, err, "sending the request failed");
+		forward_failed(exchange, err, "sending the request failed");
 		return 0;
 	}
 	if (!moved) {
@@ -120,11 +176,13 @@ void exchange_stream_body(struct exchange *exchange)
 
 bool exchange_streams_body(const struct exchange *exchange)
 {
-	return exchange->state == EXCHANGE_SEND && !exchange->request_body.done;
+	return exchange->state == EXCHANGE_SEND && !exchange->request_body.done && !sends_collected(exchange);
 }
 
 void forward_upstream_writable(struct exchange *exchange)
 {
-	if (exchange_streams_body(exchange))
+	if (sends_collected(exchange))
+		send_collected(exchange);
+	else if (exchange_streams_body(exchange))
 		peer_watch_readable(&exchange->client->peer, true);
 }

@@ -3,7 +3,7 @@
  * Where a message body ends: see http_body.h.
  *
  * Chunked framing is read as strictly as heads are: hexadecimal digits, an optional extension without control
- * characters, CR LF; then exactly that many bytes and CR LF; after the chunk of size 0 trailer lines and an empty one.
+ * characters, CR LF; then exactly that many bytes and CR LF; after the chunk of size 0 trailer fields and an empty line.
  * Size lines and trailers are bounded, or a body could consist of nothing else.
  */
 #include "agent/http_body.h"
@@ -21,7 +21,8 @@ enum chunk_state {
 	CHUNK_DATA_CR,
 	CHUNK_DATA_LF,
 	TRAILER_BEGIN, /* of a line */
-	TRAILER_LINE,
+	TRAILER_NAME,
+	TRAILER_VALUE,
 	TRAILER_LF,
 	TRAILER_LAST_LF,
 };
@@ -124,8 +125,18 @@ static int line_char(struct http_body *body, char c, enum chunk_state at_end)
 		body->state = at_end;
 	else if (!is_line_char(c))
 		return -EBADMSG;
-	else if (at_end == TRAILER_LF)
-		body->state = TRAILER_LINE;
+	return 0;
+}
+
+/* Of a trailer field; what follows the colon is as in a head. */
+static int name_char(struct http_body *body, char c)
+{
+	if (body->state == TRAILER_NAME && c == ':')
+		body->state = TRAILER_VALUE;
+	else if (http_is_token_char(c))
+		body->state = TRAILER_NAME;
+	else
+		return -EBADMSG;
 	return 0;
 }
 
@@ -148,8 +159,10 @@ static int chunk_byte(struct http_body *body, char c)
 	case TRAILER_BEGIN:
 		if (c == '\r')
 			return expect(body, c, '\r', TRAILER_LAST_LF);
-		return c == ' ' || c == '\t' ? -EBADMSG : line_char(body, c, TRAILER_LF);
-	case TRAILER_LINE:
+		return name_char(body, c);
+	case TRAILER_NAME:
+		return body->line > TRAILERS_MAX_BYTES ? -EBADMSG : name_char(body, c);
+	case TRAILER_VALUE:
 		return body->line > TRAILERS_MAX_BYTES ? -EBADMSG : line_char(body, c, TRAILER_LF);
 	case TRAILER_LF:
 		return expect(body, c, '\n', TRAILER_BEGIN);

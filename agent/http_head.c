@@ -56,6 +56,11 @@ static const struct {
 	[HTTP_RULE_BODY_TIMEOUT] = { "body_timeout", "the request body took too long", 408 },
 };
 
+bool http_is_token_char(char c)
+{
+	return char_class[(uint8_t)c] & CHAR_TOKEN;
+}
+
 unsigned http_rule_status(enum http_rule rule)
 {
 	return rules[rule].status;
@@ -197,17 +202,42 @@ static enum http_method method_of(struct http_text text)
 	return http_text_equal(text, "HEAD") ? HTTP_HEAD : HTTP_OTHER;
 }
 
-/* origin-form, absolute-form of http, or "*" for OPTIONS (RFC 9112 3.2). */
+/* Where the authority of absolute-form begins; NULL for other forms. */
+static const char *authority_of(struct http_text target)
+{
+	if (target.len > 7 && !strncasecmp(target.at, "http://", 7))
+		return target.at + 7;
+	return target.len > 8 && !strncasecmp(target.at, "https://", 8) ? target.at + 8 : NULL;
+}
+
+struct http_text http_target_authority(struct http_text target)
+{
+	const char *at = authority_of(target), *end = target.at + target.len;
+	size_t n = 0;
+
+	while (at && at + n < end && at[n] != '/' && at[n] != '?')
+		n++;
+	return (struct http_text){ at ? at : target.at, n };
+}
+
+struct http_text http_target_path(struct http_text target)
+{
+	struct http_text authority = http_target_authority(target);
+	const char *path = authority.at + authority.len;
+
+	return (struct http_text){ path, target.len - (size_t)(path - target.at) };
+}
+
+/* origin-form, absolute-form of http, or "*" for OPTIONS (RFC 9112 3.2); a fragment is never sent, nor user information. */
 static bool target_is_valid(const struct http_head *head)
 {
-	struct http_text target = head->target;
+	struct http_text target = head->target, authority = http_target_authority(target);
 
-	if (target.at[0] == '/')
-		return !memchr(target.at, '#', target.len);
+	if (memchr(target.at, '#', target.len))
+		return false;
 	if (http_text_equal(target, "*"))
 		return http_text_equal(head->method_text, "OPTIONS");
-	return (target.len > 7 && !strncasecmp(target.at, "http://", 7)) ||
-	       (target.len > 8 && !strncasecmp(target.at, "https://", 8));
+	return target.at[0] == '/' || (authority.len && !memchr(authority.at, '@', authority.len));
 }
 
 static int take_request_line(struct cursor *cursor, struct http_head *head)
@@ -390,8 +420,14 @@ int http_request_head_parse(struct http_head *head, const char *data, size_t len
 	enum http_rule *rule)
 {
 	struct meaning meaning = { 0 };
-	int err = head_parse(head, data, len, scan, rule, take_request_line, &meaning);
+	int err;
 
+	/* A TLS client hello has no line end to wait for. */
+	if (len && *data != '\r' && *data != '\n' && !(char_class[(uint8_t)*data] & CHAR_TOKEN)) {
+		*rule = HTTP_RULE_REQUEST_LINE;
+		return -EBADMSG;
+	}
+	err = head_parse(head, data, len, scan, rule, take_request_line, &meaning);
 	if (err)
 		return err;
 	if (meaning.upgrade)

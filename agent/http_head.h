@@ -86,8 +86,17 @@ int http_response_head_parse(struct http_head *head, const char *data, size_t le
 /** http_skip_empty_lines() - number of bytes of empty lines at @data that precede a request (RFC 9112 2.2), at most 4. */
 size_t http_skip_empty_lines(const char *data, size_t len);
 
+bool http_is_token_char(char c);
+
 /** http_field_find() - first field of that name, ASCII case ignored; NULL if there is none. */
 const struct http_field *http_field_find(const struct http_head *head, const char *name);
+
+/**
+ * http_target_authority(), http_target_path() - the parts of a valid request target: "http://a:1/x?y" has "a:1" and
+ * "/x?y", "/x?y" has "" and itself, "http://a" has an empty path, "http://a?y" has the path "?y".
+ */
+struct http_text http_target_authority(struct http_text target);
+struct http_text http_target_path(struct http_text target);
 
 bool http_text_equal(struct http_text text, const char *other);	    /* exact */
 bool http_text_equal_nocase(struct http_text text, const char *other); /* ASCII */

@@ -103,19 +103,24 @@ static void put_field(struct writer *writer, const struct http_field *field)
 	put_text(writer, "\r\n");
 }
 
-/* absolute-form goes to an origin server as origin-form; Host is taken as it is. */
-static struct http_text origin_form(struct http_text target)
+/* absolute-form goes to an origin server as origin-form, and names the host whatever Host says (RFC 9112 3.2.2). */
+static void put_target(struct writer *writer, struct http_text target)
 {
-	const char *slashes = *target.at == '/' || *target.at == '*' ? NULL : memmem(target.at, target.len, "://", 3);
-	size_t skip = slashes ? (size_t)(slashes - target.at) + 3 : 0;
+	struct http_text path = http_target_path(target);
 
-	if (!slashes)
-		return target;
-	while (skip < target.len && target.at[skip] != '/')
-		skip++;
-	if (skip == target.len)
-		return memchr(target.at, '?', target.len) ? target : (struct http_text){ "/", 1 };
-	return (struct http_text){ target.at + skip, target.len - skip };
+	if (!path.len || *path.at == '?')
+		put_text(writer, "/");
+	put_part(writer, path);
+}
+
+static void put_request_field(struct writer *writer, const struct http_head *head, const struct http_field *field)
+{
+	struct http_text authority = http_target_authority(head->target);
+
+	if (authority.len && http_text_equal_nocase(field->name, "Host"))
+		put_field(writer, &(struct http_field){ field->name, authority });
+	else
+		put_field(writer, field);
 }
 
 long http_request_rewrite(const struct http_head *head, const char *forwarded_for, const char *extra, bool close, char *out,
@@ -126,14 +131,14 @@ long http_request_rewrite(const struct http_head *head, const char *forwarded_fo
 
 	put_part(&writer, head->method_text);
 	put_text(&writer, " ");
-	put_part(&writer, origin_form(head->target));
+	put_target(&writer, head->target);
 	put_text(&writer, " HTTP/1.1\r\n");
 	for (unsigned i = 0; i < head->n_fields; i++) {
 		struct http_text name = head->field[i].name;
 
 		if (!is_hop_by_hop(name) && !is_own_name(name) && !http_text_equal_nocase(name, "Expect") &&
 			!(own_id && http_text_equal_nocase(name, "x-request-id")) && !is_nominated(head, name))
-			put_field(&writer, &head->field[i]);
+			put_request_field(&writer, head, &head->field[i]);
 	}
 	put_text(&writer, "X-Forwarded-For: ");
 	put_text(&writer, forwarded_for);

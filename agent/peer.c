@@ -82,16 +82,21 @@ void peer_open(struct peer *peer, struct event_base *base, struct pipe_pool *pip
 	event_assign(&peer->write_event, base, fd, EV_WRITE | EV_PERSIST, write_cb, peer);
 }
 
-int peer_release(struct peer *peer)
+void peer_drop_output(struct peer *peer)
 {
-	int fd = peer->fd;
-
-	peer_watch_readable(peer, false);
 	watch_writable(peer, false);
 	buffer_free(&peer->out);
 	if (peer->pipe)
 		pipe_pool_give(peer->pipes, peer->pipe);
 	peer->pipe = NULL;
+}
+
+int peer_release(struct peer *peer)
+{
+	int fd = peer->fd;
+
+	peer_watch_readable(peer, false);
+	peer_drop_output(peer);
 	peer->fd = -1;
 	return fd;
 }
@@ -157,6 +162,25 @@ int peer_send(struct peer *peer, const struct iovec *iov, int n)
 	if (sent < 0 && errno != EAGAIN && errno != EINTR)
 		return -errno;
 	return hold_back(peer, iov, n, sent < 0 ? 0 : (size_t)sent);
+}
+
+ssize_t peer_send_some(struct peer *peer, const struct iovec *iov, int n)
+{
+	struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n };
+	size_t total = 0;
+	ssize_t sent = 0;
+
+	for (int i = 0; i < n; i++)
+		total += iov[i].iov_len;
+	if (!peer_is_blocked(peer))
+		sent = sendmsg(peer->fd, &msg, MSG_NOSIGNAL);
+	if (sent < 0 && errno != EAGAIN && errno != EINTR)
+		return -errno;
+	if (sent < 0)
+		sent = 0;
+	if ((size_t)sent < total)
+		watch_writable(peer, true);
+	return sent;
 }
 
 int peer_splice(struct peer *from, struct peer *to, uint64_t max, uint64_t *moved)

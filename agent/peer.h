@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include "agent/buffer.h"
@@ -50,6 +51,15 @@ void peer_await_writable(struct peer *peer);
 
 /** peer_send() - sends or holds back all of it. Return: 0, or -errno (the connection is broken). */
 int peer_send(struct peer *peer, const struct iovec *iov, int n);
+
+/**
+ * peer_send_some() - sends what the socket takes now and holds nothing back; on_writable() comes if that was not all.
+ * Return: bytes taken, or -errno (the connection is broken).
+ */
+ssize_t peer_send_some(struct peer *peer, const struct iovec *iov, int n);
+
+/** peer_drop_output() - what is held back need not go out any more. */
+void peer_drop_output(struct peer *peer);
 
 /** peer_is_blocked() - something is held back: stop reading what would be sent to it. */
 bool peer_is_blocked(const struct peer *peer);

@@ -176,11 +176,17 @@ static const char *content_key(enum api api)
 	return "prompt";
 }
 
+/* vLLM renders a chat for these, too. */
+static bool also_takes_messages(enum api api)
+{
+	return api == API_TOKENIZE || api == API_EMBEDDINGS;
+}
+
 static enum use use_of_top_member(struct prompt_scanner *scanner, const char *key, size_t len)
 {
 	scanner->in_metadata = is_key(key, len, "metadata");
 	if (is_key(key, len, content_key(scanner->api)) ||
-		(scanner->api == API_TOKENIZE && is_key(key, len, "messages")))
+		(also_takes_messages(scanner->api) && is_key(key, len, "messages")))
 		return use_section(scanner, SECTION_CONTENT);
 	if (is_key(key, len, "system") || is_key(key, len, "instructions"))
 		return use_section(scanner, SECTION_SYSTEM);
@@ -402,9 +408,11 @@ void prompt_scanner_feed(struct prompt_scanner *scanner, const char *data, size_
 	json_feed(&scanner->json, data, len);
 }
 
+/* What does not fit, or would end at a NUL within, is no value: a part of it could be another's. */
 static void copy_field(const struct captured *captured, char *out, size_t size)
 {
-	size_t len = captured->too_long || captured->len >= size ? 0 : captured->len;
+	bool fits = !captured->too_long && captured->len < size && !memchr(captured->text, '\0', captured->len);
+	size_t len = fits ? captured->len : 0;
 
 	memcpy(out, captured->text, len);
 	out[len] = '\0';
@@ -459,5 +467,7 @@ const struct prompt_facts *prompt_scanner_finish(struct prompt_scanner *scanner)
 	chain_sections(scanner);
 	facts->prompt_bytes =
 		scanner->tools_bytes + scanner->pieces[SECTION_SYSTEM].bytes + scanner->pieces[SECTION_CONTENT].bytes;
+	if (facts->state == PROMPT_UNKNOWN_SHAPE) /* tools or a system text of no known request: no prefix of anything */
+		facts->n_blocks = facts->prompt_bytes = 0;
 	return facts;
 }

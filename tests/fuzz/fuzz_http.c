@@ -11,59 +11,120 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void rewrite(const struct http_head *head)
-{
-	static char out[2 * HTTP_HEAD_MAX];
-	struct http_head again;
-	struct http_head_scan scan = { 0 };
-	enum http_rule rule = HTTP_RULE_NONE;
-	long n = http_request_rewrite(head, "192.0.2.1", "", true, out, sizeof(out));
+typedef int parse_fn(struct http_head *, const char *, size_t, struct http_head_scan *, enum http_rule *);
 
-	assert(n > 0);
-	/* What goes to the pod is itself a head that would be taken, unless HTTP/1.0 had no Host. */
-	assert(n > HTTP_HEAD_MAX || !http_request_head_parse(&again, out, (size_t)n, &scan, &rule) || rule == HTTP_RULE_HOST ||
-		rule == HTTP_RULE_HEAD_TOO_LARGE);
+static char rewritten[2 * HTTP_HEAD_MAX];
+
+/* Parses @data as it would come in reads of 1, 2, 4 ... bytes. */
+static int parse_in_cuts(parse_fn *parse, struct http_head *head, const char *data, size_t size, enum http_rule *rule)
+{
+	struct http_head_scan scan = { 0 };
+	int err = -EAGAIN;
+
+	for (size_t len = 1; err == -EAGAIN && len < size; len *= 2)
+		err = parse(head, data, len, &scan, rule);
+	return err == -EAGAIN ? parse(head, data, size, &scan, rule) : err;
 }
 
-static void body(const struct http_head *head, const char *data, size_t len)
+static int parse_both_ways(parse_fn *parse, struct http_head *head, const char *data, size_t size)
 {
-	struct http_body whole, cut;
+	struct http_head_scan scan = { 0 };
+	enum http_rule rule = HTTP_RULE_NONE, cut_rule = HTTP_RULE_NONE;
+	struct http_head cut;
+	int err = parse(head, data, size, &scan, &rule);
+
+	assert(parse_in_cuts(parse, &cut, data, size, &cut_rule) == err && cut_rule == rule);
+	assert(err || (cut.length == head->length && cut.n_fields == head->n_fields && cut.chunked == head->chunked &&
+			      cut.content_length == head->content_length));
+	assert(err == 0 || err == -EAGAIN || (err == -EBADMSG && rule != HTTP_RULE_NONE));
+	return err;
+}
+
+/* What is passed on is itself a head that would be taken, with the same framing; HTTP/1.0 may have had no Host. */
+static void check_rewritten(parse_fn *parse, const struct http_head *before, long n)
+{
+	struct http_head_scan scan = { 0 };
+	enum http_rule rule = HTTP_RULE_NONE;
+	struct http_head after;
+
+	assert(n > 0);
+	if (n > HTTP_HEAD_MAX)
+		return;
+	if (parse(&after, rewritten, (size_t)n, &scan, &rule)) {
+		assert((rule == HTTP_RULE_HOST && before->minor == 0) || rule == HTTP_RULE_HEAD_TOO_LARGE);
+		return;
+	}
+	assert(after.length == (size_t)n && after.chunked == before->chunked && after.has_length == before->has_length &&
+	       after.content_length == before->content_length && after.status == before->status);
+}
+
+struct content {
+	size_t len;
+	uint64_t sum;
+};
+
+static void add_content(void *ctx, const char *data, size_t len)
+{
+	struct content *content = ctx;
+
+	for (size_t i = 0; i < len; i++)
+		content->sum = content->sum * 31 + (uint8_t)data[i];
+	content->len += len;
+}
+
+static void follow_body(const struct http_body *begin, const char *data, size_t len)
+{
+	struct http_body whole = *begin, cut = *begin;
+	struct content a = { 0 }, b = { 0 };
 	enum http_rule rule;
 	size_t used, first = 0, second = 0;
-	int err, cut_err = 0;
+	int err = http_body_feed(&whole, data, len, &used, add_content, &a, &rule);
+	int cut_err = http_body_feed(&cut, data, len / 2, &first, add_content, &b, &rule);
 
-	if (http_body_begin_request(&whole, head, 1 << 20))
-		return;
-	cut = whole;
-	err = http_body_feed(&whole, data, len, &used, NULL, NULL, &rule);
-	cut_err = http_body_feed(&cut, data, len / 2, &first, NULL, NULL, &rule);
 	if (!cut_err && !cut.done)
-		cut_err = http_body_feed(&cut, data + len / 2, len - len / 2, &second, NULL, NULL, &rule);
-	assert(err == cut_err && (err || (used == first + second && whole.done == cut.done)));
+		cut_err = http_body_feed(&cut, data + len / 2, len - len / 2, &second, add_content, &b, &rule);
+	assert(err == cut_err);
+	assert(err || (used == first + second && used <= len && whole.done == cut.done && a.len == b.len && a.sum == b.sum));
+	assert(err || (whole.data == a.len && whole.data <= whole.max));
+}
+
+static void request(const char *data, size_t size)
+{
+	static const char *const names[] = { "x-session-id" };
+	struct http_head head;
+	struct http_body body;
+	struct http_text key;
+	const char *source;
+
+	if (parse_both_ways(http_request_head_parse, &head, data, size))
+		return;
+	check_rewritten(http_request_head_parse, &head,
+		http_request_rewrite(&head, "192.0.2.1", "", true, rewritten, sizeof(rewritten)));
+	session_key_from_head(&head, names, 1, &key, &source);
+	if (!http_body_begin_request(&body, &head, 1 << 20))
+		follow_body(&body, data + head.length, size - head.length);
+}
+
+static void response(const char *data, size_t size)
+{
+	struct http_head head;
+	struct http_body body;
+
+	if (parse_both_ways(http_response_head_parse, &head, data, size))
+		return;
+	check_rewritten(http_response_head_parse, &head,
+		http_response_rewrite(&head, true, false, "", rewritten, sizeof(rewritten)));
+	http_body_begin_response(&body, &head, false);
+	follow_body(&body, data + head.length, size - head.length);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const char *const names[] = { "x-session-id" };
-	struct http_head_scan scan = { 0 };
-	enum http_rule rule = HTTP_RULE_NONE;
-	struct http_head head;
-	struct http_text key;
-	const char *source;
-	char *copy = malloc(size + 1);
+	char *copy = malloc(size + !size); /* of that size: a read past its end shows */
 
 	memcpy(copy, data, size);
-	if (!http_request_head_parse(&head, copy, size, &scan, &rule)) {
-		rewrite(&head);
-		session_key_from_head(&head, names, 1, &key, &source);
-		body(&head, copy + head.length, size - head.length);
-	}
-	scan = (struct http_head_scan){ 0 };
-	if (!http_response_head_parse(&head, copy, size, &scan, &rule)) {
-		char out[2 * HTTP_HEAD_MAX];
-
-		http_response_rewrite(&head, true, false, "", out, sizeof(out));
-	}
+	request(copy, size);
+	response(copy, size);
 	free(copy);
 	return 0;
 }

@@ -23,6 +23,12 @@ static const struct {
 	{ "overflow", "fffffffffffffffff\r\n", NULL, 0 },
 	{ "over the maximum", "ffff\r\n", NULL, 0 },
 	{ "control in the extension", "5;\x01\r\nhello\r\n0\r\n\r\n", NULL, 0 },
+	{ "two trailers, one empty", "0\r\nX-A: y\r\nB:\r\n\r\n", "", 0 },
+	{ "trailer without a colon", "0\r\nX\r\n\r\n", NULL, 0 },
+	{ "trailer without a name", "0\r\n: y\r\n\r\n", NULL, 0 },
+	{ "space before a trailer's colon", "0\r\nX : y\r\n\r\n", NULL, 0 },
+	{ "bare LF in a trailer", "0\r\nX: y\n\r\n", NULL, 0 },
+	{ "bare CR in a trailer", "0\r\nX: y\rz\r\n\r\n", NULL, 0 },
 	{ "folded trailer", "0\r\nX: y\r\n z\r\n\r\n", NULL, 0 },
 };
 

@@ -15,6 +15,7 @@ static const struct {
 	{ "plain", GET "\r\n", HTTP_RULE_NONE },
 	{ "http/1.0 without host", "GET / HTTP/1.0\r\n\r\n", HTTP_RULE_NONE },
 	{ "absolute form", "GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_NONE },
+	{ "absolute form without a path", "GET http://a?b HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_NONE },
 	{ "asterisk form", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_NONE },
 	{ "empty value", GET "X:\r\n\r\n", HTTP_RULE_NONE },
 	{ "tab and obs-text in a value", GET "X: a\tb\xff\r\n\r\n", HTTP_RULE_NONE },
@@ -58,6 +59,11 @@ static const struct {
 	{ "space in the target", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
 	{ "relative target", "GET a HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
 	{ "fragment", "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
+	{ "fragment in absolute form", "GET http://a/b#c HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
+	{ "absolute form without a host", "GET http:///b HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
+	{ "user information", "GET http://u@a/b HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
+	{ "unknown scheme", "GET ftp://a/b HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
+	{ "asterisk with GET", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
 	{ "CONNECT", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_UPGRADE },
 	{ "upgrade", GET "Upgrade: websocket\r\n\r\n", HTTP_RULE_UPGRADE },
 	{ "unknown expectation", GET "Expect: tea\r\n\r\n", HTTP_RULE_EXPECT },
@@ -103,6 +109,18 @@ static void says_the_same_byte_by_byte(void **state)
 		if (err != (requests[i].rule == HTTP_RULE_NONE ? 0 : -EBADMSG) || rule != requests[i].rule)
 			fail_msg("%s: error %d, rule %s", requests[i].name, err, http_rule_name(rule));
 	}
+}
+
+static void refuses_what_is_no_http_at_once(void **state)
+{
+	struct http_head_scan scan = { 0 };
+	enum http_rule rule = HTTP_RULE_NONE;
+	struct http_head head;
+
+	(void)state;
+	assert_int_equal(http_request_head_parse(&head, "\x16\x03\x01", 3, &scan, &rule), -EBADMSG); /* TLS */
+	assert_int_equal(rule, HTTP_RULE_REQUEST_LINE);
+	assert_int_equal(http_request_head_parse(&head, "\r", 1, &scan, &rule), -EAGAIN);
 }
 
 static void bounds_head_and_fields(void **state)
@@ -160,9 +178,38 @@ static void rewrites_a_request(void **state)
 	n = http_request_rewrite(&head, "1.2.3.4", "x-request-id: r\r\n", true, out, sizeof(out) - 1);
 	assert_true(n > 0);
 	out[n] = '\0';
-	assert_string_equal(out, "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nX-Keep: 1\r\nX-Forwarded-For: 1.2.3.4\r\nx-request-id: r\r\n"
+	assert_string_equal(out, "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nX-Keep: 1\r\nX-Forwarded-For: 1.2.3.4\r\nx-request-id: r\r\n"
 				 "Connection: close\r\n\r\n");
 	assert_int_equal(http_request_rewrite(&head, "1.2.3.4", "", false, out, 40), -ENOBUFS);
+}
+
+static void rewrites_targets(void **state)
+{
+	static const struct {
+		const char *target, *line, *host;
+	} cases[] = {
+		{ "/a/b?c=http://x/y", "GET /a/b?c=http://x/y HTTP/1.1\r\n", "Host: own\r\n" },
+		{ "http://h:80/a?b", "GET /a?b HTTP/1.1\r\n", "Host: h:80\r\n" },
+		{ "HTTPS://h", "GET / HTTP/1.1\r\n", "Host: h\r\n" },
+		{ "http://h?b/c", "GET /?b/c HTTP/1.1\r\n", "Host: h\r\n" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct http_head_scan scan = { 0 };
+		enum http_rule rule;
+		struct http_head head;
+		char text[256], out[512];
+		size_t len = (size_t)snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: own\r\n\r\n", cases[i].target);
+		long n;
+
+		assert_int_equal(http_request_head_parse(&head, text, len, &scan, &rule), 0);
+		n = http_request_rewrite(&head, "1.2.3.4", "", false, out, sizeof(out) - 1);
+		assert_true(n > 0);
+		out[n] = '\0';
+		if (strncmp(out, cases[i].line, strlen(cases[i].line)) || !strstr(out, cases[i].host))
+			fail_msg("%s: %s", cases[i].target, out);
+	}
 }
 
 static void rewrites_a_response(void **state)
@@ -187,9 +234,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(takes_or_refuses),
 		cmocka_unit_test(says_the_same_byte_by_byte),
+		cmocka_unit_test(refuses_what_is_no_http_at_once),
 		cmocka_unit_test(bounds_head_and_fields),
 		cmocka_unit_test(reads_what_it_says),
 		cmocka_unit_test(rewrites_a_request),
+		cmocka_unit_test(rewrites_targets),
 		cmocka_unit_test(rewrites_a_response),
 	};
 

@@ -48,6 +48,13 @@ static const struct {
 	  "{\"tools\":[{\"a\":1,\"b\":\"" TEXT "\"}],\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}",
 	  "{\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}],\"tools\":[{\"b\":\"" TEXT "\",\"a\":1}]}" },
 	{ "the last of two keys counts", API_COMPLETIONS, "{\"prompt\":\"" TEXT "\"}", "{\"prompt\":\"x\",\"prompt\":\"" TEXT "\"}" },
+	{ "UTF-8 as bytes and as surrogates", API_COMPLETIONS, "{\"prompt\":\"" TEXT "\xf0\x9f\x98\x80\xc3\xa4" TEXT "\"}",
+	  "{\"prompt\":\"" TEXT "\\uD83d\\ude00\\u00e4" TEXT "\"}" },
+	{ "members of an image", API_CHAT_COMPLETIONS,
+	  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"" TEXT "\",\"detail\":\"low\"}},{\"type\":\"text\",\"text\":\"" TEXT "\"}]}]}",
+	  "{\"messages\":[{\"content\":[{\"image_url\":{\"detail\":\"low\",\"url\":\"" TEXT "\"},\"type\":\"image_url\"},{\"text\":\"" TEXT "\",\"type\":\"text\"}],\"role\":\"user\"}]}" },
+	{ "a chat to embed", API_EMBEDDINGS, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}",
+	  "{\"messages\":[{\"content\":\"" TEXT "\",\"role\":\"user\"}],\"model\":\"m\"}" },
 	{ "settings", API_RESPONSES, "{\"instructions\":\"" TEXT "\",\"input\":\"" TEXT "\"}",
 	  "{\"temperature\":0.5,\"input\":\"" TEXT "\",\"metadata\":{\"x\":\"" TEXT "\"},\"instructions\":\"" TEXT "\"}" },
 };
@@ -65,6 +72,11 @@ static const struct {
 	{ "an image before the text", API_CHAT_COMPLETIONS,
 	  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"a\"}},{\"type\":\"text\",\"text\":\"" TEXT "\"}]}]}",
 	  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"b\"}},{\"type\":\"text\",\"text\":\"" TEXT "\"}]}]}" },
+	{ "an audio clip before the text", API_CHAT_COMPLETIONS,
+	  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_audio\",\"input_audio\":{\"data\":\"a\"}},{\"type\":\"text\",\"text\":\"" TEXT "\"}]}]}",
+	  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_audio\",\"input_audio\":{\"data\":\"b\"}},{\"type\":\"text\",\"text\":\"" TEXT "\"}]}]}" },
+	{ "order of tools", API_CHAT_COMPLETIONS, "{\"tools\":[{\"a\":1},{\"a\":2}],\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}",
+	  "{\"tools\":[{\"a\":2},{\"a\":1}],\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}" },
 	{ "token ids", API_COMPLETIONS, "{\"prompt\":[1,2,3,4]}", "{\"prompt\":[1,3,2,4]}" },
 	{ "tools", API_CHAT_COMPLETIONS, "{\"tools\":[{\"a\":1}],\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}",
 	  "{\"tools\":[{\"a\":2}],\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}" },
@@ -153,6 +165,8 @@ static void finds_the_fields(void **state)
 	assert_false(facts.stream || facts.session_from_user);
 	scan(API_MESSAGES, "{\"metadata\":{\"user_id\":\"a\"},\"messages\":[]}");
 	assert_string_equal(facts.session_key, "a");
+	scan(API_CHAT_COMPLETIONS, "{\"session_id\":\"a\\u0000b\",\"messages\":[]}");
+	assert_string_equal(facts.session_key, "");
 }
 
 static void says_what_it_did_not_understand(void **state)
@@ -164,6 +178,9 @@ static void says_what_it_did_not_understand(void **state)
 	assert_int_equal(facts.state, PROMPT_NOT_JSON);
 	scan(API_CHAT_COMPLETIONS, "{\"prompt\":\"x\"}");
 	assert_int_equal(facts.state, PROMPT_UNKNOWN_SHAPE);
+	scan(API_CHAT_COMPLETIONS, "{\"system\":\"" TEXT "\",\"tools\":[{\"a\":\"" TEXT "\"}]}");
+	assert_int_equal(facts.state, PROMPT_UNKNOWN_SHAPE);
+	assert_int_equal(facts.n_blocks + facts.prompt_bytes, 0);
 	scan(API_CHAT_COMPLETIONS, "[]");
 	assert_int_equal(facts.state, PROMPT_UNKNOWN_SHAPE);
 	scan(API_CHAT_COMPLETIONS, "{\"messages\":7}");
