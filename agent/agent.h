@@ -9,11 +9,13 @@
 #include <sys/time.h>
 
 #include "agent/config.h"
+#include "agent/handoff.h"
 #include "agent/pipe_pool.h"
 
 enum { AGENT_SCRATCH = 64 * 1024, AGENT_SCANNERS_KEPT = 64 };
 
 struct client;
+struct datapath;
 struct decider;
 struct decision_log;
 struct metrics;
@@ -40,6 +42,8 @@ struct agent {
 	struct metrics *metrics;
 	struct prober *prober;
 	struct upstream_pool *upstreams;
+	struct datapath *datapath; /* NULL: everything is relayed */
+	struct handoff_stats handoffs;
 	struct pipe_pool pipes;
 	struct client *clients;
 	uint64_t n_clients;

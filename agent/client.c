@@ -21,6 +21,7 @@
 #include "agent/exchange.h"
 #include "agent/metrics.h"
 #include "agent/status.h"
+#include "agent/tcp_repair.h"
 #include "lib/log.h"
 
 /* Of later requests, read ahead while one is answered. */
@@ -104,6 +105,14 @@ void client_close(struct client *client, bool reset)
 	agent->n_clients--;
 	event_base_once(agent->base, -1, EV_TIMEOUT, client_free, client, &now);
 	agent_client_gone(agent);
+}
+
+void client_close_silently(struct client *client)
+{
+	int fd = peer_release(&client->peer);
+
+	client_close(client, false);
+	tcp_close_silently(fd);
 }
 
 void client_linger(struct client *client)
@@ -282,10 +291,10 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	(void)fd, (void)what;
 	if (client->state == CLIENT_HEAD)
 		refuse_rule(client, HTTP_RULE_HEAD_TIMEOUT);
-	else if (client->state == CLIENT_ACTIVE && client->eof)
+	else if (client->state == CLIENT_ACTIVE && client->eof && client->exchange->state != EXCHANGE_HANDOFF)
 		check_gone(client);
 	else if (client->state == CLIENT_ACTIVE)
-		exchange_body_timeout(client->exchange);
+		exchange_timeout(client->exchange);
 	else
 		client_close(client, false);
 }
@@ -304,6 +313,7 @@ int client_accept(struct agent *agent, int fd, const struct address *address)
 	client->agent = agent;
 	client->address = *address;
 	peer_open(&client->peer, agent->base, &agent->pipes, fd);
+	client->peer.resets_by_default = true;
 	client->peer.on_readable = on_readable;
 	client->peer.on_writable = on_writable;
 	client->peer.on_broken = on_broken;

@@ -45,6 +45,9 @@ int client_accept(struct agent *agent, int fd, const struct address *address);
 /** client_close() - @reset: tell the client that what it got is not all. Ends a running exchange, too. */
 void client_close(struct client *client, bool reset);
 
+/** client_close_silently() - the kernel carries the connection on: no packet says that the agent has left it. */
+void client_close_silently(struct client *client);
+
 /** client_next() - the exchange is over and the connection goes on: the next request, if it is there already. */
 void client_next(struct client *client);
 

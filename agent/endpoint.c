@@ -112,9 +112,23 @@ int endpoint_find(const struct endpoint_table *table, const struct address *addr
 	return -ENOENT;
 }
 
+static int place(struct endpoint_table *table, uint32_t index, uint32_t generation, const struct endpoint_config *config,
+	const char *why)
+{
+	struct endpoint *endpoint = &table->at[index];
+
+	*endpoint = (struct endpoint){ .generation = generation, .config = *config, .role = config->role };
+	endpoint->model_hash = endpoint_model_hash(config->model);
+	address_format(&config->address, endpoint->name);
+	if (index >= table->n)
+		table->n = index + 1;
+	table->changes++;
+	endpoint_set_state(table, index, ENDPOINT_STARTING, why);
+	return (int)index;
+}
+
 int endpoint_add(struct endpoint_table *table, const struct endpoint_config *config)
 {
-	struct endpoint *endpoint;
 	uint32_t i = 0;
 
 	if (endpoint_find(table, &config->address) >= 0)
@@ -123,15 +137,14 @@ int endpoint_add(struct endpoint_table *table, const struct endpoint_config *con
 		i++;
 	if (i == ENDPOINT_MAX)
 		return -ENOSPC;
-	endpoint = &table->at[i];
-	*endpoint = (struct endpoint){ .generation = endpoint->generation + 1, .config = *config, .role = config->role };
-	endpoint->model_hash = endpoint_model_hash(config->model);
-	address_format(&config->address, endpoint->name);
-	if (i == table->n)
-		table->n++;
-	table->changes++;
-	endpoint_set_state(table, i, ENDPOINT_STARTING, "added");
-	return (int)i;
+	return place(table, i, table->at[i].generation + 1, config, "added");
+}
+
+int endpoint_restore(struct endpoint_table *table, uint32_t index, uint32_t generation, const struct endpoint_config *config)
+{
+	if (table->at[index].state != ENDPOINT_FREE)
+		return -EEXIST;
+	return place(table, index, generation, config, "known from before");
 }
 
 void endpoint_remove(struct endpoint_table *table, uint32_t index)
@@ -152,6 +165,14 @@ void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpo
 	log_info("endpoint state changed", "endpoint=%s from=%s to=%s why=%s", endpoint->name, state_names[endpoint->state],
 		state_names[state], log_quote(why, quoted, sizeof(quoted)));
 	endpoint->state = state;
+	if (table->on_change)
+		table->on_change(table->on_change_ctx, index);
+}
+
+void endpoint_claim_restore(struct endpoint_table *table, uint32_t index, uint32_t tokens)
+{
+	table->at[index].inflight_requests++;
+	table->at[index].inflight_tokens += tokens;
 }
 
 void endpoint_claim_take(struct endpoint_table *table, uint32_t index, uint32_t tokens, struct endpoint_claim *claim)

@@ -49,6 +49,8 @@ struct endpoint {
 struct endpoint_table {
 	uint32_t n; /* indexes in use are below it */
 	uint32_t changes; /* counts additions and removals */
+	void (*on_change)(void *ctx, uint32_t index); /* after each change of a state; NULL: nobody looks */
+	void *on_change_ctx;
 	struct endpoint at[ENDPOINT_MAX];
 };
 
@@ -57,6 +59,12 @@ int endpoint_config_parse(struct endpoint_config *out, const char *text);
 
 /** endpoint_add() - Return: index, -EEXIST for a known address, -ENOSPC. */
 int endpoint_add(struct endpoint_table *table, const struct endpoint_config *config);
+
+/**
+ * endpoint_restore() - as endpoint_add(), at the index and with the generation that an earlier agent had given it.
+ * Return: @index, or -EEXIST when it is taken.
+ */
+int endpoint_restore(struct endpoint_table *table, uint32_t index, uint32_t generation, const struct endpoint_config *config);
 
 /** endpoint_remove() - frees the index; its generation is spent. */
 void endpoint_remove(struct endpoint_table *table, uint32_t index);
@@ -90,6 +98,9 @@ struct endpoint_claim {
 	uint32_t tokens;
 	bool holds_request, holds_tokens;
 };
+
+/** endpoint_claim_restore() - counts what an earlier agent had claimed. */
+void endpoint_claim_restore(struct endpoint_table *table, uint32_t index, uint32_t tokens);
 
 void endpoint_claim_take(struct endpoint_table *table, uint32_t index, uint32_t tokens, struct endpoint_claim *claim);
 void endpoint_claim_release_tokens(struct endpoint_table *table, struct endpoint_claim *claim); /* first byte */

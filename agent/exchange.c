@@ -25,6 +25,8 @@
 
 #include "agent/agent.h"
 #include "agent/client.h"
+#include "agent/datapath.h"
+#include "agent/flow_table.h"
 #include "agent/metrics.h"
 #include "agent/prober.h"
 #include "agent/session_key.h"
@@ -37,7 +39,8 @@ static const bool legal[EXCHANGE_STATE_N][EXCHANGE_STATE_N] = {
 	[EXCHANGE_COLLECT] = { [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true },
 	[EXCHANGE_CONNECT] = { [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true },
 	[EXCHANGE_SEND] = { [EXCHANGE_ANSWER] = true, [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true,
-		[EXCHANGE_DONE] = true },
+		[EXCHANGE_HANDOFF] = true, [EXCHANGE_DONE] = true },
+	[EXCHANGE_HANDOFF] = { [EXCHANGE_SEND] = true },
 	[EXCHANGE_ANSWER] = { [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true, [EXCHANGE_DONE] = true },
 };
 
@@ -85,18 +88,10 @@ static void log_request(const struct exchange *exchange, unsigned status, double
 		exchange->decision.uncached_tokens, exchange->retries, exchange->bytes_up, exchange->bytes_down, duration_s);
 }
 
-/* The one way out: gives back all that the exchange holds, and counts it. */
-static void exchange_release(struct exchange *exchange, unsigned status)
+static void exchange_free(struct exchange *exchange)
 {
 	struct client *client = exchange->client;
-	struct agent *agent = client->agent;
-	double duration_s = (double)(agent_now_us() - exchange->begun_us) / 1e6;
 
-	metrics_request(agent->metrics, exchange->api, status, exchange->decision.endpoint, duration_s);
-	metrics_bytes(agent->metrics, exchange->bytes_up, exchange->bytes_down);
-	decision_log_end(agent->decisions, exchange->logged, status, exchange->retries, duration_s);
-	log_request(exchange, status, duration_s);
-	endpoint_claim_release(agent->endpoints, &exchange->claim);
 	if (exchange->upstream)
 		upstream_close(exchange->upstream);
 	give_scanner_back(exchange);
@@ -107,10 +102,33 @@ static void exchange_release(struct exchange *exchange, unsigned status)
 	free(exchange);
 }
 
+/* The one way out: gives back all that the exchange holds, and counts it. */
+static void exchange_release(struct exchange *exchange, unsigned status)
+{
+	struct agent *agent = exchange->client->agent;
+	double duration_s = (double)(agent_now_us() - exchange->begun_us) / 1e6;
+
+	metrics_request(agent->metrics, exchange->api, status, exchange->decision.endpoint, duration_s);
+	metrics_bytes(agent->metrics, exchange->bytes_up, exchange->bytes_down);
+	decision_log_end(agent->decisions, exchange->logged, status, exchange->retries, duration_s);
+	log_request(exchange, status, duration_s);
+	endpoint_claim_release(agent->endpoints, &exchange->claim);
+	agent->handoffs.long_answers += exchange->bytes_down > HANDOFF_LONG_ANSWER;
+	exchange_free(exchange);
+}
+
+void exchange_hand_over(struct exchange *exchange)
+{
+	exchange->upstream = NULL;
+	exchange_free(exchange);
+}
+
 void exchange_abort(struct exchange *exchange)
 {
 	struct metrics *metrics = exchange->client->agent->metrics;
 
+	if (exchange->state == EXCHANGE_HANDOFF)
+		flow_undo(datapath_flows(exchange->client->agent->datapath), exchange->handoff.flow);
 	if (exchange->state != EXCHANGE_DONE)
 		metrics_cut(metrics, METRICS_CUT_CLIENT);
 	exchange_release(exchange, exchange->status ? exchange->status : STATUS_CLIENT_GONE);
@@ -195,6 +213,12 @@ static void drop_upstream(struct exchange *exchange)
 	if (exchange->upstream)
 		upstream_close(exchange->upstream);
 	exchange->upstream = NULL;
+}
+
+void exchange_redial(struct exchange *exchange)
+{
+	drop_upstream(exchange);
+	connect_pod(exchange, true);
 }
 
 bool exchange_try_elsewhere(struct exchange *exchange)
@@ -351,8 +375,12 @@ void exchange_client_bytes(struct exchange *exchange)
 		client_await_gone(exchange->client);
 }
 
-void exchange_body_timeout(struct exchange *exchange)
+void exchange_timeout(struct exchange *exchange)
 {
+	if (exchange->state == EXCHANGE_HANDOFF) {
+		handoff_timeout(exchange);
+		return;
+	}
 	refuse_body(exchange, HTTP_RULE_BODY_TIMEOUT);
 }
 
@@ -392,10 +420,21 @@ static void settle_head_session(struct exchange *exchange, const struct http_hea
 	exchange->session = session_key_hash(agent->session_secret, key.at, key.len);
 }
 
+static const char close_field[] = "Connection: close\r\n\r\n";
+
+/* In the place of the empty line. */
+void exchange_close_head(struct exchange *exchange, bool close)
+{
+	exchange->head_len -= exchange->close_len;
+	memcpy(exchange->head + exchange->head_len - 2, close ? close_field : "\r\n", close ? sizeof(close_field) - 1 : 2);
+	exchange->close_len = close ? sizeof(close_field) - 1 - 2 : 0;
+	exchange->head_len += exchange->close_len;
+}
+
 /* The head as the pod gets it: one id for the request, whoever gave it. */
 static int make_head(struct exchange *exchange, const struct http_head *head)
 {
-	size_t size = head->length + 512;
+	size_t size = head->length + 512 + sizeof(close_field);
 	char client[ADDRESS_TEXT_MAX], extra[REQUEST_ID_MAX + 32] = "";
 	const struct http_field *id = http_field_find(head, "x-request-id");
 	long n;
@@ -405,7 +444,8 @@ static int make_head(struct exchange *exchange, const struct http_head *head)
 		return -ENOMEM;
 	if (!id || !http_text_equal(id->value, exchange->request_id))
 		snprintf(extra, sizeof(extra), "x-request-id: %s\r\n", exchange->request_id);
-	n = http_request_rewrite(head, address_format_ip(&exchange->client->address, client), extra, false, exchange->head, size);
+	n = http_request_rewrite(head, address_format_ip(&exchange->client->address, client), extra, false, exchange->head,
+		size - sizeof(close_field));
 	if (n < 0)
 		return (int)n;
 	exchange->head_len = (size_t)n;

@@ -5,6 +5,7 @@
  *	exchange.c	the head is in: collect what the decision needs, decide, connect, try elsewhere, end
  *	forward.c	the request's bytes to the pod
  *	response.c	the answer's bytes to the client
+ *	handoff.c	both connections to the kernel
  */
 #ifndef LLMD_AGENT_EXCHANGE_H
 #define LLMD_AGENT_EXCHANGE_H
@@ -14,6 +15,7 @@
 
 #include "agent/decide.h"
 #include "agent/decision_log.h"
+#include "agent/handoff.h"
 #include "agent/http_body.h"
 #include "agent/http_head.h"
 #include "agent/prompt.h"
@@ -29,15 +31,17 @@ enum exchange_state {
 	EXCHANGE_COLLECT, /* the body, as far as the decision needs it */
 	EXCHANGE_CONNECT,
 	EXCHANGE_SEND, /* what was collected is sent; the rest of the body streams */
+	EXCHANGE_HANDOFF, /* the kernel carries the answer; what is left is to send the request, see handoff.c */
 	EXCHANGE_ANSWER, /* the request is out; response.c may have begun earlier, too */
 	EXCHANGE_DONE, /* the answer is complete, but the client has not taken it all */
 	EXCHANGE_STATE_N
 };
 
 /**
- * struct exchange - shared by the three files above, private to them.
+ * struct exchange - shared by the files above, private to them.
  * @head, @head_len: the request head as the pod gets it, allocated.
  * @kept:     bytes at the front of client->in that belong to the body; all of it so far while @at_hand.
+ * @close_len: bytes that exchange_close_head() has added to @head.
  * @sent:     of @head and then @kept, bytes that the pod's socket has taken.
  * @at_hand:  the request could be sent again: nothing of it was thrown away.
  * @answered: something of the answer reached the client.
@@ -52,7 +56,7 @@ struct exchange {
 		saw_content, probed;
 	struct http_body request_body, response_body;
 	char *head;
-	size_t head_len;
+	size_t head_len, close_len;
 	size_t kept, sent;
 	struct prompt_scanner *scanner;
 	const struct prompt_facts *facts;
@@ -61,6 +65,7 @@ struct exchange {
 	uint64_t session;
 	struct decision decision;
 	struct endpoint_claim claim;
+	struct handoff handoff;
 	struct decision_ref logged;
 	unsigned retries, status;
 	uint64_t begun_us, sent_us;
@@ -89,15 +94,25 @@ void exchange_stream_body(struct exchange *exchange);
 void exchange_probe_client(struct exchange *exchange);
 
 void exchange_client_writable(struct exchange *exchange);
-void exchange_body_timeout(struct exchange *exchange);
+void exchange_timeout(struct exchange *exchange);
 
 /** exchange_upstream_callbacks() - what the pool of pod connections calls. */
 extern const struct upstream_callbacks exchange_upstream_callbacks;
 
-/* ---- among the three files ---- */
+/* ---- among these files ---- */
+
+/** exchange_close_head() - the head for the pod says that the connection ends with the answer, or no more. */
+void exchange_close_head(struct exchange *exchange, bool close);
+
+/** exchange_hand_over() - the kernel has the request: frees the exchange and counts nothing, its flow does at its end. */
+void exchange_hand_over(struct exchange *exchange);
+
 
 /** exchange_fail() - the pod connection is of no more use (already closed or not); tries elsewhere, else tells the client. */
 void exchange_fail(struct exchange *exchange, int err, const char *what);
+
+/** exchange_redial() - the same pod on a fresh connection; nothing was sent on this one. */
+void exchange_redial(struct exchange *exchange);
 
 /** exchange_try_elsewhere() - Return: whether another pod was found. */
 bool exchange_try_elsewhere(struct exchange *exchange);

@@ -13,7 +13,7 @@
 #include "agent/upstream.h"
 
 /* Below that a copy is cheaper than the two system calls more. */
-enum { SPLICE_MIN = 64 * 1024 };
+enum { SPLICE_MIN = 64 * 1024, HANDOFF_TAIL = 4096 /* not through a pipe: kept for the hand-off */ };
 
 static void request_is_out(struct exchange *exchange)
 {
@@ -41,6 +41,10 @@ void forward_failed(struct exchange *exchange, int err, const char *what)
 {
 	struct client *client = exchange->client;
 
+	if (exchange->state == EXCHANGE_HANDOFF) {
+		handoff_failed(exchange, err);
+		return;
+	}
 	if (!pod_may_have_answered(exchange)) {
 		exchange_fail(exchange, err, what);
 		return;
@@ -70,7 +74,8 @@ static void collected_is_out(struct exchange *exchange)
 
 static bool sends_collected(const struct exchange *exchange)
 {
-	return exchange->state == EXCHANGE_SEND && exchange->sent < exchange->head_len + exchange->kept;
+	return (exchange->state == EXCHANGE_SEND || exchange->state == EXCHANGE_HANDOFF) &&
+	       exchange->sent < exchange->head_len + exchange->kept;
 }
 
 /* Head and collected body lie in memory already, so what the socket does not take waits there. */
@@ -91,15 +96,45 @@ static void send_collected(struct exchange *exchange)
 	}
 	exchange->sent += (size_t)sent;
 	exchange->bytes_up += (size_t)sent;
-	if (!sends_collected(exchange))
+	if (sends_collected(exchange))
+		return;
+	if (exchange->state == EXCHANGE_HANDOFF)
+		handoff_sent(exchange);
+	else
 		collected_is_out(exchange);
 }
 
 void forward_begin(struct exchange *exchange)
 {
+	int err = 0;
+
 	exchange->sent_us = agent_now_us();
 	exchange->sent = 0;
 	exchange_set_state(exchange, EXCHANGE_SEND);
+	if (exchange->request_body.done)
+		err = handoff_begin(exchange);
+	else
+		handoff_plan(exchange);
+	if (err == -EAGAIN)
+		exchange_redial(exchange);
+	else if (err == -ECONNRESET)
+		exchange_fail(exchange, err, "the pod closed the connection");
+	else
+		send_collected(exchange);
+}
+
+/* The last bytes of a large body: kept, so that the hand-off comes before they are sent. */
+static void end_by_handoff(struct exchange *exchange, const char *data, size_t used, size_t len)
+{
+	struct client *client = exchange->client;
+
+	if (buffer_append(&client->in, data, len, client_in_max(client))) {
+		client_close(client, true);
+		return;
+	}
+	exchange->kept = used;
+	exchange->sent = exchange->head_len;
+	handoff_complete(exchange);
 	send_collected(exchange);
 }
 
@@ -114,6 +149,10 @@ static void pass_on(struct exchange *exchange, const char *data, size_t len)
 	if (err) {
 		metrics_rejected(client->agent->metrics, rule);
 		exchange_refuse(exchange, http_rule_status(rule), "invalid_request_error", http_rule_text(rule), "");
+		return;
+	}
+	if (exchange->handoff.planned && exchange->request_body.done) {
+		end_by_handoff(exchange, data, iov.iov_len, len);
 		return;
 	}
 	exchange->bytes_up += iov.iov_len;
@@ -163,6 +202,8 @@ void exchange_stream_body(struct exchange *exchange)
 	ssize_t n;
 
 	client_arm(client, client->agent->timeouts.body);
+	if (exchange->handoff.planned && exchange->request_body.kind == HTTP_BODY_SIZED)
+		run -= run < HANDOFF_TAIL ? run : HANDOFF_TAIL;
 	if (run >= SPLICE_MIN && splice_on(exchange, run) != -ENOSR)
 		return;
 	n = recv(client->peer.fd, client->agent->scratch, AGENT_SCRATCH, 0);

@@ -97,12 +97,14 @@ static int listen_on(const struct address *address)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = address_to_sockaddr(address, &sa);
+	const struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
 	const int on = 1;
 	int err, fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)); /* inherited, see peer.h */
 	if (!bind(fd, (struct sockaddr *)&sa, len) && !listen(fd, BACKLOG))
 		return fd;
 	err = -errno;

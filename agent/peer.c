@@ -103,13 +103,13 @@ int peer_release(struct peer *peer)
 
 void peer_close(struct peer *peer, bool reset)
 {
-	const struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
+	const struct linger linger = { .l_onoff = reset, .l_linger = 0 };
 	int fd = peer_release(peer);
 
 	if (fd < 0)
 		return;
-	if (reset)
-		setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	if (reset != peer->resets_by_default)
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 	close(fd);
 }
 

@@ -22,10 +22,12 @@ enum { PEER_OUT_MAX = 128 * 1024 };
  * struct peer - embedded in what owns the socket.
  * @on_readable, @on_writable: called from the event loop; the latter only once all that was held back is out.
  * @out, @pipe: held back, in this order.
+ * @resets_by_default: the socket was accepted with a linger time of 0, so that the death of this process is an RST: what
+ * it leaves unfinished cannot be taken for a regular end.
  */
 struct peer {
 	int fd;
-	bool reading, writing;
+	bool reading, writing, resets_by_default;
 	struct event read_event, write_event;
 	struct buffer out;
 	struct pipe *pipe;

@@ -241,13 +241,15 @@ void response_readable(struct exchange *exchange)
 	char *scratch = exchange->client->agent->scratch;
 	ssize_t n;
 
-	if (exchange->status && splice_on(exchange))
+	if (exchange->state != EXCHANGE_HANDOFF && exchange->status && splice_on(exchange))
 		return;
 	n = recv(exchange->upstream->peer.fd, scratch, AGENT_SCRATCH, 0);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	exchange->bulk = n == AGENT_SCRATCH;
-	if (n <= 0)
+	if (exchange->state == EXCHANGE_HANDOFF)
+		handoff_failed(exchange, n < 0 ? -errno : -ECONNRESET);
+	else if (n <= 0)
 		end_of_stream(exchange, n ? -errno : 0);
 	else if (exchange->status)
 		pass_on(exchange, (struct iovec){ 0 }, scratch, (size_t)n);

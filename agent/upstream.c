@@ -18,6 +18,10 @@
 #include "agent/agent.h"
 #include "agent/endpoint.h"
 #include "agent/metrics.h"
+#include "agent/port_pool.h"
+#include "agent/tcp_repair.h"
+
+enum { PORT_TRIES = 8 };
 
 LIST_HEAD(upstream_list, upstream);
 
@@ -27,6 +31,9 @@ struct upstream_pool {
 	uint64_t n_open, n_idle;
 	uint32_t idle_count[ENDPOINT_MAX];
 	struct upstream_list idle[ENDPOINT_MAX];
+	struct port_pool *ports;     /* NULL: the kernel chooses */
+	uint32_t mss_limit;	     /* 0: none */
+	uint32_t spares[ENDPOINT_MAX]; /* being dialled for nobody yet */
 	struct upstream_list closed; /* freed after the callbacks of this turn of the loop */
 	struct event *reaper;
 };
@@ -63,7 +70,7 @@ static void leave_idle(struct upstream *upstream)
 	upstream->pool->idle_count[upstream->endpoint]--;
 }
 
-void upstream_close(struct upstream *upstream)
+static void retire(struct upstream *upstream)
 {
 	struct upstream_pool *pool = upstream->pool;
 
@@ -72,11 +79,26 @@ void upstream_close(struct upstream *upstream)
 	upstream_set_state(upstream, UPSTREAM_CLOSED);
 	event_del(&upstream->timer);
 	upstream->exchange = NULL;
-	peer_close(&upstream->peer, false);
 	buffer_free(&upstream->in);
 	pool->n_open--;
 	LIST_INSERT_HEAD(&pool->closed, upstream, link);
 	event_active(pool->reaper, EV_TIMEOUT, 1);
+}
+
+void upstream_close(struct upstream *upstream)
+{
+	retire(upstream);
+	peer_close(&upstream->peer, false);
+	if (upstream->port)
+		upstream_give_port(upstream->pool, upstream->endpoint, upstream->port);
+}
+
+void upstream_close_silently(struct upstream *upstream)
+{
+	int fd = peer_release(&upstream->peer);
+
+	retire(upstream);
+	tcp_close_silently(fd);
 }
 
 static void fail_connect(struct upstream *upstream, int err)
@@ -84,8 +106,11 @@ static void fail_connect(struct upstream *upstream, int err)
 	struct exchange *exchange = upstream->exchange;
 	struct upstream_pool *pool = upstream->pool;
 
+	if (!exchange)
+		pool->spares[upstream->endpoint]--;
 	upstream_close(upstream);
-	pool->callbacks.failed(exchange, err);
+	if (exchange)
+		pool->callbacks.failed(exchange, err);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -122,7 +147,12 @@ static void on_connected(struct upstream *upstream)
 	event_del(&upstream->timer);
 	upstream_set_state(upstream, UPSTREAM_BUSY);
 	peer_watch_readable(&upstream->peer, true);
-	upstream->pool->callbacks.connected(upstream->exchange);
+	if (upstream->exchange) {
+		upstream->pool->callbacks.connected(upstream->exchange);
+		return;
+	}
+	upstream->pool->spares[upstream->endpoint]--;
+	upstream_put(upstream);
 }
 
 static void on_writable(struct peer *peer)
@@ -157,7 +187,19 @@ static void set_socket_options(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 }
 
-static int dial(const struct address *address)
+static int bind_port(int fd, sa_family_t family, uint16_t port)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(port) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	const int on = 1;
+
+	/* The same port serves all pods. */
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	return family == AF_INET ? bind(fd, (struct sockaddr *)&v4, sizeof(v4)) : bind(fd, (struct sockaddr *)&v6, sizeof(v6));
+}
+
+/* @port: 0 is the kernel's choice. */
+static int dial(const struct upstream_pool *pool, const struct address *address, uint16_t port)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = address_to_sockaddr(address, &sa);
@@ -166,6 +208,14 @@ static int dial(const struct address *address)
 	if (fd < 0)
 		return -errno;
 	set_socket_options(fd);
+	if (pool->mss_limit)
+		setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &pool->mss_limit, sizeof(pool->mss_limit));
+	if (port && bind_port(fd, sa.ss_family, port)) {
+		int err = -errno;
+
+		close(fd);
+		return err;
+	}
 	if (connect(fd, (struct sockaddr *)&sa, len) && errno != EINPROGRESS) {
 		int err = -errno;
 
@@ -194,17 +244,36 @@ static struct upstream *upstream_new(struct upstream_pool *pool, uint32_t endpoi
 	return upstream;
 }
 
+/* A port whose last connection the kernel still remembers (TIME_WAIT) goes to the end of the queue. */
+static int dial_from_port(struct upstream_pool *pool, uint32_t endpoint, const struct address *address, int *port)
+{
+	int fd = -EADDRNOTAVAIL;
+
+	for (int i = 0; i < PORT_TRIES && (fd == -EADDRNOTAVAIL || fd == -EADDRINUSE); i++) {
+		*port = pool->ports ? port_pool_take(pool->ports, endpoint) : 0;
+		if (*port < 0)
+			return *port;
+		fd = dial(pool, address, (uint16_t)*port);
+		if (fd < 0 && *port)
+			port_pool_give(pool->ports, endpoint, (uint16_t)*port);
+	}
+	return fd;
+}
+
 static int upstream_dial(struct upstream_pool *pool, uint32_t endpoint, struct upstream **out)
 {
-	int fd = dial(&pool->agent->endpoints->at[endpoint].config.address);
+	int port, fd = dial_from_port(pool, endpoint, &pool->agent->endpoints->at[endpoint].config.address, &port);
 
 	if (fd < 0)
 		return fd;
 	*out = upstream_new(pool, endpoint, fd);
 	if (!*out) {
 		close(fd);
+		if (port)
+			port_pool_give(pool->ports, endpoint, (uint16_t)port);
 		return -ENOMEM;
 	}
+	(*out)->port = (uint16_t)port;
 	event_add(&(*out)->timer, pool->agent->timeouts.connect);
 	peer_await_writable(&(*out)->peer);
 	return 0;
@@ -261,6 +330,44 @@ void upstream_put(struct upstream *upstream)
 	event_add(&upstream->timer, pool->agent->timeouts.pool);
 }
 
+void upstream_pool_spare(struct upstream_pool *pool, uint32_t endpoint)
+{
+	struct upstream *upstream;
+
+	if (pool->idle_count[endpoint] + pool->spares[endpoint] || pool->agent->draining || !pool->agent->config.pool_idle ||
+		!endpoint_is_usable(&pool->agent->endpoints->at[endpoint], 0))
+		return;
+	if (!upstream_dial(pool, endpoint, &upstream))
+		pool->spares[endpoint]++;
+}
+
+void upstream_pool_limit_mss(struct upstream_pool *pool, uint32_t mss)
+{
+	if (pool->mss_limit && pool->mss_limit <= mss)
+		return;
+	pool->mss_limit = mss;
+	for (uint32_t i = 0; i < ENDPOINT_MAX; i++)
+		upstream_pool_forget(pool, i);
+}
+
+int upstream_pool_use_ports(struct upstream_pool *pool, uint16_t low, uint16_t high)
+{
+	pool->ports = port_pool_new(low, high, ENDPOINT_MAX);
+	return pool->ports ? 0 : -ENOMEM;
+}
+
+void upstream_reserve_port(struct upstream_pool *pool, uint32_t endpoint, uint16_t port)
+{
+	if (pool->ports)
+		port_pool_reserve(pool->ports, endpoint, port);
+}
+
+void upstream_give_port(struct upstream_pool *pool, uint32_t endpoint, uint16_t port)
+{
+	if (pool->ports)
+		port_pool_give(pool->ports, endpoint, port);
+}
+
 void upstream_pool_forget(struct upstream_pool *pool, uint32_t endpoint)
 {
 	struct upstream *upstream;
@@ -299,5 +406,6 @@ void upstream_pool_free(struct upstream_pool *pool)
 		upstream_pool_forget(pool, i);
 	reap(-1, 0, pool);
 	event_free(pool->reaper);
+	port_pool_free(pool->ports);
 	free(pool);
 }

@@ -17,6 +17,7 @@ enum upstream_state { UPSTREAM_CONNECTING, UPSTREAM_BUSY, UPSTREAM_IDLE, UPSTREA
 
 /**
  * struct upstream - @exchange: who uses it; NULL while idle. @in: an incomplete response head.
+ * @port: of the agent's own, in host order; 0: the kernel's choice.
  * @reused: has answered an earlier request; it may have been closed by the pod at the very moment of its reuse.
  */
 struct upstream {
@@ -28,6 +29,7 @@ struct upstream {
 	struct buffer in;
 	enum upstream_state state;
 	uint32_t endpoint, generation;
+	uint16_t port;
 	bool reused;
 };
 
@@ -56,6 +58,22 @@ void upstream_put(struct upstream *upstream);
 
 /** upstream_close() - the exchange gives it up. */
 void upstream_close(struct upstream *upstream);
+
+/** upstream_close_silently() - the kernel carries the connection on; its port stays taken until upstream_give_port(). */
+void upstream_close_silently(struct upstream *upstream);
+
+/** upstream_pool_spare() - has an unused connection to @endpoint ready for the next request that is handed over. */
+void upstream_pool_spare(struct upstream_pool *pool, uint32_t endpoint);
+
+/** upstream_pool_limit_mss() - connections from now on tell pods not to send more at once; idle ones are closed. */
+void upstream_pool_limit_mss(struct upstream_pool *pool, uint32_t mss);
+
+/** upstream_pool_use_ports() - from now on connections leave from ports of @low to @high. Return: 0 or -ENOMEM. */
+int upstream_pool_use_ports(struct upstream_pool *pool, uint16_t low, uint16_t high);
+
+/** upstream_reserve_port(), upstream_give_port() - of a connection that has no socket here. */
+void upstream_reserve_port(struct upstream_pool *pool, uint32_t endpoint, uint16_t port);
+void upstream_give_port(struct upstream_pool *pool, uint32_t endpoint, uint16_t port);
 
 /** upstream_pool_forget() - closes the idle connections to an endpoint that is gone or down. */
 void upstream_pool_forget(struct upstream_pool *pool, uint32_t endpoint);
