@@ -19,8 +19,8 @@ comma := ,
 # What is built: one list a part.
 BPF := ingress egress sockops
 LIB := option address log histogram
-AGENT := admin buffer client config decide decision_log endpoint exchange forward http_body http_head http_rewrite json \
-	listener metrics peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
+AGENT := admin buffer client config conntrack decide decision_log endpoint exchange forward http_body http_head http_rewrite json \
+	listener metrics netlink netlink_request peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
 TOOLS := llmd-sim llmd-load
 SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace

@@ -11,7 +11,7 @@
 
 struct netlink;
 
-/** struct netlink_route - the way to an address. @mtu: what it can carry, bytes of IP packet. */
+/** struct netlink_route - the way to an address. @mtu: bytes of IP packet that it can carry: the route's or the device's. */
 struct netlink_route {
 	uint32_t ifindex;
 	uint32_t mtu;
@@ -19,7 +19,11 @@ struct netlink_route {
 	bool is_local;	    /* the address is the node's own: the way is the loopback */
 };
 
-/** struct netlink_device - @is_l3: packets carry no Ethernet header (tunnels); @is_ethernet: they do. Neither: of no use here. */
+/**
+ * struct netlink_device - @is_up: and has a carrier.
+ * @is_l3: packets carry no Ethernet header (tunnels); @is_ethernet: they do. Neither, as the loopback: of no use here.
+ * @has_address: other than an IPv6 link-local one, which any device may have.
+ */
 struct netlink_device {
 	uint32_t ifindex;
 	uint32_t mtu;
@@ -27,20 +31,30 @@ struct netlink_device {
 	char name[16];
 };
 
-/** netlink_new() - @changed: called from the loop once a burst of link, address or route changes is over (50 ms). */
+/**
+ * netlink_new() - @changed: called from the loop once a burst of link, address or route changes is over (50 ms), during a
+ * burst that does not end about once a second. It may call everything here but netlink_free(). What is asked before the
+ * loop has run may still know a device's earlier MTU.
+ */
 int netlink_new(struct event_base *base, void (*changed)(void *ctx), void *ctx, struct netlink **out);
 void netlink_free(struct netlink *netlink);
 
-/** netlink_route_get() - Return: 0, -ENETUNREACH or another -errno. About 5 us. */
+/**
+ * netlink_route_get() - as TCP to @to's port is routed; about 10 us. Return: 0, or -errno with @out unchanged:
+ * -ENETUNREACH without a route, -EHOSTUNREACH, -EACCES or -EINVAL as connect() would where a route rejects.
+ */
 int netlink_route_get(struct netlink *netlink, const struct address *to, struct netlink_route *out);
 
-/** netlink_devices() - calls @visit for each device of the network namespace. Return: 0 or -errno. */
+/**
+ * netlink_devices() - calls @visit for each device of the network namespace, by ifindex. A visitor may call the other
+ * functions here. Return: 0 or -errno.
+ */
 int netlink_devices(struct netlink *netlink, void (*visit)(void *ctx, const struct netlink_device *device), void *ctx);
 
 /** netlink_addresses() - calls @visit for each of the node's own addresses (IPv4 mapped), loopback's included. */
 int netlink_addresses(struct netlink *netlink, void (*visit)(void *ctx, uint32_t ifindex, const uint8_t ip[16]), void *ctx);
 
-/** netlink_has_filters() - whether the device's clsact qdisc holds any filter, ingress or egress. Return: 0, 1 or -errno. */
+/** netlink_has_filters() - whether the device's clsact qdisc holds a filter. Return: 0 (also without the device), 1 or -errno. */
 int netlink_has_filters(struct netlink *netlink, uint32_t ifindex);
 
 #endif
