@@ -125,7 +125,7 @@ static __always_inline enum reason packet_parse_ipv6(struct packet *packet, cons
 }
 
 /**
- * packet_parse() - @packet: zeroed. @data, @end: its headers, of which at least PACKET_HEADERS are there if it has them.
+ * packet_parse() - @packet: zeroed. @data, @end: its headers, of which packet_headers() are there if it has them.
  * @l3: bytes before the IP header; @protocol: ETH_P_*, as stored; @total: bytes of the whole packet from @data on.
  * Return: REASON_NONE for a TCP packet, REASON_NOT_OURS, or what is wrong with it.
  */
@@ -144,7 +144,13 @@ static __always_inline enum reason packet_parse(struct packet *packet, const voi
 	return REASON_NOT_OURS;
 }
 
-enum { PACKET_HEADERS = sizeof(struct ipv6hdr) + sizeof(struct tcphdr) };
+/** packet_headers() - bytes of IP and TCP header without options; 0 for any other @protocol, as stored. */
+static __always_inline __u32 packet_headers(__u16 protocol)
+{
+	if (protocol == be16_from_host(ETH_P_IP))
+		return sizeof(struct iphdr) + sizeof(struct tcphdr);
+	return protocol == be16_from_host(ETH_P_IPV6) ? sizeof(struct ipv6hdr) + sizeof(struct tcphdr) : 0;
+}
 
 /** flow_key_reverse() - the key of the packets that answer. */
 static __always_inline void flow_key_reverse(struct flow_key *out, const struct flow_key *key)
