@@ -48,9 +48,10 @@ static __always_inline void affinity_fill(struct slot *slot, const struct packet
 	slot->begun_ns = bpf_ktime_get_ns();
 	slot->last_ns = slot->begun_ns;
 	slot->pod_ack = packet->seq;
-	slot->client_next = packet->seq + 1;
+	slot->client_next = packet_end(packet);
 	slot->client_isn = packet->seq;
 	slot->request_end = packet->seq + 1;
+	slot->pod_start = 0;
 	slot->pod_next = 0;
 	slot->endpoint = index;
 	slot->generation = endpoint->generation;
