@@ -46,6 +46,11 @@ static __always_inline void address_from_ipv4(__u32 out[4], __u32 ipv4)
 	out[3] = ipv4;
 }
 
+static __always_inline bool address_is_ipv6(const __u32 address[4])
+{
+	return address[0] || address[1] || address[2] != be32_from_host(0xffff);
+}
+
 static __always_inline void address_copy(__u32 out[4], const __u32 in[4])
 {
 	out[0] = in[0];
