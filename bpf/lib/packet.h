@@ -103,6 +103,18 @@ static __always_inline enum reason packet_parse_ipv4(struct packet *packet, cons
 	return packet_parse_tcp(packet, tcp, total - sizeof(*ip));
 }
 
+/* The first byte of each of these says what follows; multicast reports, for one, come behind hop-by-hop options. */
+static __always_inline enum reason packet_parse_extension(__u8 kind, const void *extension, const void *end)
+{
+	const __u8 *next = extension;
+
+	if (kind != IPPROTO_FRAGMENT && kind != IPPROTO_HOPOPTS && kind != IPPROTO_ROUTING && kind != IPPROTO_DSTOPTS)
+		return REASON_NOT_OURS;
+	if ((const void *)(next + 1) > end || *next != IPPROTO_TCP)
+		return REASON_NOT_OURS;
+	return kind == IPPROTO_FRAGMENT ? REASON_FRAGMENT : REASON_IP_OPTIONS;
+}
+
 static __always_inline enum reason packet_parse_ipv6(struct packet *packet, const void *l3, const void *end, __u32 left)
 {
 	const struct ipv6hdr *ip = l3;
@@ -111,12 +123,8 @@ static __always_inline enum reason packet_parse_ipv6(struct packet *packet, cons
 
 	if ((const void *)(ip + 1) > end)
 		return REASON_NOT_OURS;
-	if (ip->nexthdr == IPPROTO_FRAGMENT)
-		return REASON_FRAGMENT;
-	if (ip->nexthdr == IPPROTO_HOPOPTS || ip->nexthdr == IPPROTO_ROUTING || ip->nexthdr == IPPROTO_DSTOPTS)
-		return REASON_IP_OPTIONS;
 	if (ip->nexthdr != IPPROTO_TCP)
-		return REASON_NOT_OURS;
+		return packet_parse_extension(ip->nexthdr, ip + 1, end);
 	payload = host_from_be16(ip->payload_len);
 	if (!payload)
 		payload = left - sizeof(*ip);
