@@ -36,6 +36,9 @@ static __always_inline struct endpoint_entry *affinity_endpoint(const struct pac
 		bpf_map_delete_elem(&affinity, &key);
 		return NULL;
 	}
+	/* Addresses are exchanged, not headers. */
+	if (address_is_ipv6(endpoint->addr) != packet->ipv6)
+		return NULL;
 	entry->expires_ns = now_ns + settings->affinity_ttl_ns;
 	entry->uses++;
 	return endpoint;
@@ -48,15 +51,15 @@ static __always_inline void affinity_fill(struct slot *slot, const struct packet
 	slot->begun_ns = bpf_ktime_get_ns();
 	slot->last_ns = slot->begun_ns;
 	slot->pod_ack = packet->seq;
-	slot->client_next = packet->seq + 1;
+	slot->client_next = packet_end(packet);
 	slot->client_isn = packet->seq;
 	slot->request_end = packet->seq + 1;
+	slot->pod_start = 0;
 	slot->pod_next = 0;
 	slot->endpoint = index;
 	slot->generation = endpoint->generation;
 	slot->client = packet->key;
 	flow_key_reverse(&slot->pod, &up->to);
-	slot->state = SLOT_HANDED;
 }
 
 /* Entries of both directions. Return: the slot, or NULL with nothing changed. */
@@ -76,8 +79,10 @@ static __always_inline struct slot *affinity_insert(struct __sk_buff *skb, const
 	affinity_fill(slot, packet, up, index, endpoint);
 	if (bpf_map_update_elem(&flows, &slot->pod, &down, BPF_NOEXIST))
 		return NULL;
-	if (!bpf_map_update_elem(&flows, &slot->client, up, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&flows, &slot->client, up, BPF_NOEXIST)) {
+		slot->state = SLOT_HANDED;
 		return slot;
+	}
 	bpf_map_delete_elem(&flows, &slot->pod);
 	return NULL;
 }
@@ -104,8 +109,10 @@ static __always_inline struct slot *affinity_open(struct __sk_buff *skb, const s
 	up->to.sport = bpf_htons((__u16)(settings->affinity_port_low + number - settings->affinity_slot));
 	up->to.dport = endpoint->port;
 	slot = affinity_insert(skb, packet, up, endpoint, index);
-	if (!slot)
+	if (!slot) {
 		bpf_map_push_elem(&affinity_slots, &number, BPF_EXIST);
+		hook_count(REASON_AFFINITY_FULL);
+	}
 	return slot;
 }
 

@@ -29,15 +29,20 @@ static __always_inline const struct control *hook_control(void)
 	return bpf_map_lookup_elem(&control, &zero);
 }
 
-/* The headers may lie in fragments of the packet: then they are pulled together. */
+/*
+ * The headers may lie in fragments of the packet: then they are pulled together. Not a byte more: behind the headers begins
+ * what a clone shares with the socket that keeps it for retransmission, and pulling from there copies the whole head.
+ */
 static __always_inline enum reason hook_parse(struct __sk_buff *skb, struct packet *packet, __u32 l3)
 {
+	__u32 need = l3 + packet_headers((__u16)skb->protocol);
+
 	if (skb->vlan_present)
 		return REASON_VLAN;
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+	if (need == l3)
 		return packet_parse(packet, NULL, NULL, l3, (__u16)skb->protocol, skb->len);
-	if ((void *)(long)skb->data + l3 + PACKET_HEADERS > (void *)(long)skb->data_end)
-		bpf_skb_pull_data(skb, skb->len < l3 + PACKET_HEADERS ? skb->len : l3 + PACKET_HEADERS);
+	if ((void *)(long)skb->data + need > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, skb->len < need ? skb->len : need);
 	return packet_parse(packet, (void *)(long)skb->data, (void *)(long)skb->data_end, l3, (__u16)skb->protocol, skb->len);
 }
 

@@ -126,6 +126,8 @@ static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *
 
 	if (slot) {
 		why = flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
+		if (why == REASON_SYN_REUSED)
+			slot_raise(slot, SLOT_ORPHAN);
 		observe(skb, slot, packet, flow.slot, flow.from_pod);
 		if (why == REASON_SYN_LIVE)
 			hook_count(why);
@@ -133,7 +135,6 @@ static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *
 			return forward(skb, packet, &flow, slot, ifindex);
 		if (why != REASON_SYN_REUSED)
 			return why;
-		slot_raise(slot, SLOT_ORPHAN);
 		bpf_map_delete_elem(&flows, &packet->key);
 		hook_count(why);
 	}

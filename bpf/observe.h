@@ -4,9 +4,8 @@
 #define LLMD_BPF_OBSERVE_H
 
 #include "hook.h"
+#include "lib/answer.h"
 #include "lib/slot.h"
-
-enum { STATUS_LINE_MIN = 12 /* "HTTP/1.1 200" */, HEAD_END = 0x0d0a0d0a };
 
 /* @wake: the agent is waiting for it; the others it takes when it next looks. */
 static __always_inline void tell(const struct slot *slot, __u32 index, enum event_type type, __u64 now_ns, bool wake)
@@ -16,40 +15,14 @@ static __always_inline void tell(const struct slot *slot, __u32 index, enum even
 	bpf_ringbuf_output(&events, &record, sizeof(record), wake ? 0 : BPF_RB_NO_WAKEUP);
 }
 
-/* floor(log2(us)), bounded: without loops. */
-static __always_inline __u32 bucket_of(__u64 ns)
-{
-	__u64 us = ns / 1000;
-	__u32 bucket = 0;
-
-	if (us >> 16) {
-		bucket += 16;
-		us >>= 16;
-	}
-	if (us >> 8) {
-		bucket += 8;
-		us >>= 8;
-	}
-	if (us >> 4) {
-		bucket += 4;
-		us >>= 4;
-	}
-	if (us >> 2) {
-		bucket += 2;
-		us >>= 2;
-	}
-	bucket += us >> 1 != 0;
-	return bucket < LLMD_HISTOGRAM_N ? bucket : LLMD_HISTOGRAM_N - 1;
-}
-
 static __always_inline __u32 read_status(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u32 offset = packet->l4 + sizeof(struct tcphdr) + packet->options;
 	__u8 line[STATUS_LINE_MIN];
 
-	if (packet->len < sizeof(line) || bpf_skb_load_bytes(skb, offset, line, sizeof(line)) || line[0] != 'H' || line[8] != ' ')
+	if (packet->len < sizeof(line) || bpf_skb_load_bytes(skb, offset, line, sizeof(line)))
 		return 0;
-	return (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
+	return answer_status(line);
 }
 
 /* Engines send the head of a stream before they have computed anything: what is more than a head is content. */
@@ -64,7 +37,7 @@ static __always_inline bool is_head_only(struct __sk_buff *skb, const struct pac
 static __always_inline void observe_content(struct endpoint_stats *stats, struct slot *slot, __u32 index, __u64 now_ns)
 {
 	__u64 ttft_ns = now_ns - slot->begun_ns;
-	__u32 bucket = bucket_of(ttft_ns);
+	__u32 bucket = histogram_bucket(ttft_ns);
 
 	slot->first_ns = now_ns;
 	stats->ttft_sum_ns += ttft_ns;
@@ -74,7 +47,7 @@ static __always_inline void observe_content(struct endpoint_stats *stats, struct
 
 static __always_inline void observe_gap(struct endpoint_stats *stats, __u64 gap_ns)
 {
-	__u32 bucket = bucket_of(gap_ns);
+	__u32 bucket = histogram_bucket(gap_ns);
 
 	stats->itl_sum_ns += gap_ns;
 	stats->itl[bucket]++;

@@ -9,7 +9,7 @@ enum { FAMILY_IPV4 = 2 };
 
 static __always_inline struct endpoint_stats *stats_of(struct bpf_sock_ops *ops)
 {
-	struct front pod = { .port = (__u16)(OWN_READ(ops->remote_port) >> 16) };
+	struct front pod = { .port = bpf_htons((__u16)bpf_ntohl(OWN_READ(ops->remote_port))) };
 	__u32 *index;
 
 	if (ops->family == FAMILY_IPV4) {

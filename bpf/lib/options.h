@@ -18,7 +18,7 @@
 enum { TCPOPT_KIND_EOL, TCPOPT_KIND_NOP, TCPOPT_KIND_MSS, TCPOPT_KIND_SCALE, TCPOPT_KIND_SACK_PERMITTED, TCPOPT_KIND_SACK,
 	TCPOPT_KIND_TIMESTAMPS = 8, TCPOPT_KIND_MD5 = 19, TCPOPT_KIND_AO = 29 };
 
-enum { OPTIONS_ROOM = 64, OPTIONS_MASK = OPTIONS_ROOM - 1, SACK_BLOCK = 8, SACK_BLOCKS_MAX = 4 };
+enum { OPTIONS_ROOM = 64, OPTIONS_MASK = OPTIONS_ROOM - 1, SACK_BLOCK = 8, SACK_BLOCKS_MAX = 4, MSS_LENGTH = 4 };
 
 /** struct tcp_options - @at: as in the packet, zeros behind @n. */
 struct tcp_options {
@@ -84,7 +84,7 @@ SUBPROGRAM enum reason syn_clean(struct tcp_options *options, __u32 n, __u32 mss
 			break;
 		if (kind == TCPOPT_KIND_MD5 || kind == TCPOPT_KIND_AO)
 			return REASON_SYN_SIGNED;
-		if (kind == TCPOPT_KIND_MSS)
+		if (kind == TCPOPT_KIND_MSS && length == MSS_LENGTH)
 			syn_clamp_mss(options, offset, mss_max);
 		if (!syn_option_stays(kind))
 			blank |= ((1ull << (length & OPTIONS_MASK)) - 1) << (offset & OPTIONS_MASK);

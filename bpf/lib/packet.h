@@ -46,6 +46,11 @@ static __always_inline void address_from_ipv4(__u32 out[4], __u32 ipv4)
 	out[3] = ipv4;
 }
 
+static __always_inline bool address_is_ipv6(const __u32 address[4])
+{
+	return address[0] || address[1] || address[2] != be32_from_host(0xffff);
+}
+
 static __always_inline void address_copy(__u32 out[4], const __u32 in[4])
 {
 	out[0] = in[0];
@@ -98,6 +103,18 @@ static __always_inline enum reason packet_parse_ipv4(struct packet *packet, cons
 	return packet_parse_tcp(packet, tcp, total - sizeof(*ip));
 }
 
+/* The first byte of each of these says what follows; multicast reports, for one, come behind hop-by-hop options. */
+static __always_inline enum reason packet_parse_extension(__u8 kind, const void *extension, const void *end)
+{
+	const __u8 *next = extension;
+
+	if (kind != IPPROTO_FRAGMENT && kind != IPPROTO_HOPOPTS && kind != IPPROTO_ROUTING && kind != IPPROTO_DSTOPTS)
+		return REASON_NOT_OURS;
+	if ((const void *)(next + 1) > end || *next != IPPROTO_TCP)
+		return REASON_NOT_OURS;
+	return kind == IPPROTO_FRAGMENT ? REASON_FRAGMENT : REASON_IP_OPTIONS;
+}
+
 static __always_inline enum reason packet_parse_ipv6(struct packet *packet, const void *l3, const void *end, __u32 left)
 {
 	const struct ipv6hdr *ip = l3;
@@ -106,12 +123,8 @@ static __always_inline enum reason packet_parse_ipv6(struct packet *packet, cons
 
 	if ((const void *)(ip + 1) > end)
 		return REASON_NOT_OURS;
-	if (ip->nexthdr == IPPROTO_FRAGMENT)
-		return REASON_FRAGMENT;
-	if (ip->nexthdr == IPPROTO_HOPOPTS || ip->nexthdr == IPPROTO_ROUTING || ip->nexthdr == IPPROTO_DSTOPTS)
-		return REASON_IP_OPTIONS;
 	if (ip->nexthdr != IPPROTO_TCP)
-		return REASON_NOT_OURS;
+		return packet_parse_extension(ip->nexthdr, ip + 1, end);
 	payload = host_from_be16(ip->payload_len);
 	if (!payload)
 		payload = left - sizeof(*ip);
@@ -125,7 +138,7 @@ static __always_inline enum reason packet_parse_ipv6(struct packet *packet, cons
 }
 
 /**
- * packet_parse() - @packet: zeroed. @data, @end: its headers, of which at least PACKET_HEADERS are there if it has them.
+ * packet_parse() - @packet: zeroed. @data, @end: its headers, of which packet_headers() are there if it has them.
  * @l3: bytes before the IP header; @protocol: ETH_P_*, as stored; @total: bytes of the whole packet from @data on.
  * Return: REASON_NONE for a TCP packet, REASON_NOT_OURS, or what is wrong with it.
  */
@@ -144,7 +157,13 @@ static __always_inline enum reason packet_parse(struct packet *packet, const voi
 	return REASON_NOT_OURS;
 }
 
-enum { PACKET_HEADERS = sizeof(struct ipv6hdr) + sizeof(struct tcphdr) };
+/** packet_headers() - bytes of IP and TCP header without options; 0 for any other @protocol, as stored. */
+static __always_inline __u32 packet_headers(__u16 protocol)
+{
+	if (protocol == be16_from_host(ETH_P_IP))
+		return sizeof(struct iphdr) + sizeof(struct tcphdr);
+	return protocol == be16_from_host(ETH_P_IPV6) ? sizeof(struct ipv6hdr) + sizeof(struct tcphdr) : 0;
+}
 
 /** flow_key_reverse() - the key of the packets that answer. */
 static __always_inline void flow_key_reverse(struct flow_key *out, const struct flow_key *key)

@@ -120,9 +120,24 @@ static __always_inline void slot_note_pod_ack(struct slot *slot, __u32 ack)
 		slot_raise(slot, SLOT_CLIENT_FIN_ACKED);
 }
 
-/* The pod's SYN-ACK: a copy is for the agent's socket to answer, and stale once that is gone. */
-static __always_inline enum reason slot_pod_synack(const struct slot *slot)
+/* Of a straight connection, which the programs see from its SYN on: an answer to that, not a stray of an earlier one. */
+static __always_inline bool slot_syn_is_acked(const struct slot *slot, const struct packet *packet)
 {
+	return slot->flags & SLOT_AFFINITY && packet->flags & TCP_ACK && seq_after(packet->ack, slot->client_isn) &&
+	       !seq_after(packet->ack, slot->client_next);
+}
+
+/*
+ * The pod's SYN-ACK: a copy is for the agent's socket to answer, and stale once that is gone. On a straight connection it is
+ * what the client waits for, and the first that is known of the pod's numbers: before it there is nothing to compare with.
+ */
+static __always_inline enum reason slot_pod_synack(struct slot *slot, const struct packet *packet)
+{
+	if (slot_syn_is_acked(slot, packet) && slot->pod_start != packet->seq + 1) {
+		slot->pod_start = packet->seq + 1;
+		slot->pod_next = packet->seq + 1;
+		slot_grow(&slot->pod_ack, packet->ack);
+	}
 	if (slot->flags & SLOT_AFFINITY)
 		return REASON_NONE;
 	return slot_has_acked(slot) ? REASON_SYNACK_STALE : REASON_ACK_TO_AGENT;
@@ -137,7 +152,7 @@ static __always_inline bool slot_pod_gives_up(const struct slot *slot, const str
 static __always_inline enum reason slot_pod_reset(struct slot *slot, const struct packet *packet)
 {
 	/* Of a SYN that met a closed port the number is 0 and only the acknowledgment tells (RFC 9293, 3.10.7.1). */
-	if (packet->seq == slot->pod_next || (slot->flags & SLOT_AFFINITY && !slot->packets_down))
+	if (packet->seq == slot->pod_next || (!slot->pod_start && slot_syn_is_acked(slot, packet)))
 		slot_raise(slot, SLOT_RESET);
 	return REASON_NONE;
 }
@@ -153,7 +168,7 @@ SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *pac
 	if (slot->flags & SLOT_ORPHAN)
 		return REASON_ORPHAN;
 	if (packet->flags & TCP_SYN)
-		return slot_pod_synack(slot);
+		return slot_pod_synack(slot, packet);
 	if (slot_pod_gives_up(slot, packet))
 		return REASON_CLOSE_TO_AGENT;
 	if (packet->flags & TCP_RST)

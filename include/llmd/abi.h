@@ -232,7 +232,7 @@ struct event_record {
 	X(AFFINITY_STRAIGHT, "affinity_straight", "A known client's SYN, sent straight to its pod.") \
 	X(AFFINITY_EXPIRED, "affinity_expired", "A client's affinity was over; passed to the agent.") \
 	X(AFFINITY_POD_GONE, "affinity_pod_gone", "A client's pod is not ready or gone; passed to the agent.") \
-	X(AFFINITY_FULL, "affinity_full", "No free slot for a straight connection; passed to the agent.")
+	X(AFFINITY_FULL, "affinity_full", "No free slot or entry for a straight connection; passed to the agent.")
 
 enum reason {
 #define LLMD_REASON_ENUM(name, text, meaning) REASON_##name,
