@@ -3,6 +3,7 @@
 #include "agent/config.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -36,6 +37,8 @@ static const struct option_range connection_range = { 16, 1 << 20 };
 static const struct option_range retry_range = { 0, 16 };
 static const struct option_range pool_range = { 0, 4096 };
 static const struct option_range token_range = { 0.1, 64 };
+static const struct option_range some_time = { 1, 1e12 };
+static const struct option_range buffer_range = { 16384, 1 << 30 };
 
 /* In the order in which they are looked for. */
 static const char *const default_session_headers[] = { "X-Session-ID", "x-session-token", "x-claude-code-session-id",
@@ -95,6 +98,7 @@ static int parse_weight(void *field, const char *value, const void *data)
 
 #define FIELD(name) offsetof(struct config, name)
 #define DURATION    "a duration: 250ms, 30s, 5m, 2h"
+#define SOME_TIME   "a duration above 0: 250ms, 30s, 5m, 2h"
 #define SIZE	    "a size in bytes: 512, 64K, 16M, 1G"
 
 /* clang-format off */
@@ -109,15 +113,15 @@ static const struct option_row rows[] = {
 	{ "max-connections", "N", "32768", "a number from 16 to 1048576",
 	  "Client connections at a time; more wait in the listen queue.", option_parse_u64, FIELD(max_connections), &connection_range },
 	{ "max-body", "SIZE", "64M", SIZE, "Largest request body; a larger one is answered 413.", option_parse_size, FIELD(max_body) },
-	{ "request-buffer", "SIZE", "1M", SIZE,
+	{ "request-buffer", "SIZE", "1M", "a size from 16K to 1G",
 	  "How much of a request is held to decide on it and to send it again elsewhere when a pod fails.",
-	  option_parse_size, FIELD(request_buffer) },
-	{ "head-timeout", "DURATION", "10s", DURATION, "From the first byte of a request head to its last; then 408.",
-	  option_parse_duration, FIELD(head_timeout_ms) },
-	{ "body-timeout", "DURATION", "60s", DURATION, "Longest pause within a request body; then 408.",
-	  option_parse_duration, FIELD(body_timeout_ms) },
-	{ "keepalive-timeout", "DURATION", "75s", DURATION, "How long a client connection may be idle between requests.",
-	  option_parse_duration, FIELD(keepalive_timeout_ms) },
+	  option_parse_size, FIELD(request_buffer), &buffer_range },
+	{ "head-timeout", "DURATION", "10s", SOME_TIME, "From the first byte of a request head to its last; then 408.",
+	  option_parse_duration, FIELD(head_timeout_ms), &some_time },
+	{ "body-timeout", "DURATION", "60s", SOME_TIME, "Longest pause within a request body; then 408.",
+	  option_parse_duration, FIELD(body_timeout_ms), &some_time },
+	{ "keepalive-timeout", "DURATION", "75s", SOME_TIME, "How long a client connection may be idle between requests.",
+	  option_parse_duration, FIELD(keepalive_timeout_ms), &some_time },
 	{ "drain-timeout", "DURATION", "30s", DURATION, "After SIGTERM: how long running requests may take to end.",
 	  option_parse_duration, FIELD(drain_timeout_ms) },
 	{ .help = "Choosing a pod" },
@@ -133,8 +137,8 @@ static const struct option_row rows[] = {
 	  "x-claude-code-session-id, x-session-affinity, session-id, session_id, X-Correlation-ID. After the headers\n"
 	  "the cookies session and session-id are looked at, then session_id and user of the body.",
 	  parse_header, FIELD(session_headers), .repeat = true },
-	{ "session-ttl", "DURATION", "2h", DURATION, "A session idle for that long is forgotten.",
-	  option_parse_duration, FIELD(session_ttl_ms) },
+	{ "session-ttl", "DURATION", "2h", SOME_TIME, "A session idle for that long is forgotten.",
+	  option_parse_duration, FIELD(session_ttl_ms), &some_time },
 	{ "session-secret-file", "FILE", "", "a file", "32 hex digits that seed the session hash; random if not given. Agents that\n"
 	  "share sessions need the same.", option_parse_string, FIELD(session_secret_file) },
 	{ "sessions-max", "N", "1048576", "a number from 1024 to 268435456", "Sessions remembered; the longest unused go first.",
@@ -148,8 +152,8 @@ static const struct option_row rows[] = {
 	{ "bytes-per-token", "N", "4", "a number from 0.1 to 64", "To estimate a prompt's tokens from its bytes.",
 	  option_parse_double, FIELD(bytes_per_token), &token_range },
 	{ .help = "Pods" },
-	{ "connect-timeout", "DURATION", "1s", DURATION, "To connect to a pod; then the next best one is tried.",
-	  option_parse_duration, FIELD(connect_timeout_ms) },
+	{ "connect-timeout", "DURATION", "1s", SOME_TIME, "To connect to a pod; then the next best one is tried.",
+	  option_parse_duration, FIELD(connect_timeout_ms), &some_time },
 	{ "retries", "N", "2", "a number from 0 to 16",
 	  "Other pods tried for a request that failed before anything reached the client.", option_parse_u64, FIELD(retries), &retry_range },
 	{ "pool-idle", "N", "256", "a number from 0 to 4096", "Idle connections kept to each pod.",
@@ -209,10 +213,11 @@ static int check_endpoints(const struct config_endpoints *endpoints)
 
 static int check(const struct config *config)
 {
-	if (config->request_buffer < 16384)
-		return complain("--request-buffer: must be at least 16K");
-	if (config->prefix_blocks_max < config->endpoint_blocks)
-		return complain("--endpoint-blocks: must not be more than --prefix-blocks-max");
+	if (config->prefix_blocks_max < config->endpoint_blocks) {
+		fprintf(stderr, "llmd-agent: --endpoint-blocks: \"%" PRIu64 "\" is not valid: must be at most --prefix-blocks-max, %" PRIu64 "\n",
+			config->endpoint_blocks, config->prefix_blocks_max);
+		return -EINVAL;
+	}
 	return config->metrics_doc ? 0 : check_endpoints(&config->endpoints);
 }
 

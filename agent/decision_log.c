@@ -47,6 +47,15 @@ void decision_log_free(struct decision_log *log)
 	free(log);
 }
 
+/* Names that clients give are cut to a length and need not be UTF-8, which JSON must be. */
+static void copy_name(char *out, size_t size, const char *name)
+{
+	snprintf(out, size, "%s", name);
+	for (; *out; out++)
+		if ((unsigned char)*out < ' ' || (unsigned char)*out > '~')
+			*out = '?';
+}
+
 struct decision_ref decision_log_add(struct decision_log *log, const struct decision_record *record)
 {
 	struct entry *entry = &log->entry[log->next % log->size];
@@ -54,7 +63,7 @@ struct decision_ref decision_log_add(struct decision_log *log, const struct deci
 	entry->number = log->next++;
 	clock_gettime(CLOCK_REALTIME, &entry->at);
 	snprintf(entry->request_id, sizeof(entry->request_id), "%s", record->request_id);
-	snprintf(entry->model, sizeof(entry->model), "%.63s", record->model);
+	copy_name(entry->model, sizeof(entry->model), record->model);
 	entry->api = record->api;
 	entry->session_source = record->session_source;
 	entry->session = record->session;

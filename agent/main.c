@@ -306,11 +306,11 @@ int main(int argc, char **argv)
 		metrics_print_markdown(stdout);
 		return 0;
 	}
-	if (agent->config.check_config)
-		return 0;
 	log_setup((enum log_level)agent->config.log_level, (enum log_format)agent->config.log_format);
 	if (sodium_init() < 0)
 		return EXIT_FAILURE;
+	if (agent->config.check_config)
+		return init_secret(agent) ? EXIT_USAGE : 0;
 	raise_limits();
 	err = init_parts(&process);
 	if (!err) {

@@ -14,6 +14,11 @@
 enum { OPTION_HELP = 1000, OPTION_VERSION, OPTION_MAN };
 enum { ENV_NAME_MAX = 64 };
 
+static bool is_in_range(const struct option_range *range, double number)
+{
+	return !range || (number >= range->min && number <= range->max);
+}
+
 int option_parse_string(void *field, const char *value, const void *data)
 {
 	(void)data;
@@ -34,13 +39,12 @@ int option_parse_flag(void *field, const char *value, const void *data)
 
 int option_parse_double(void *field, const char *value, const void *data)
 {
-	const struct option_range *range = data;
 	char *end;
 	double number = strtod(value, &end);
 
 	if (end == value || *end || !isfinite(number) || isspace((unsigned char)*value))
 		return -EINVAL;
-	if (range && (number < range->min || number > range->max))
+	if (!is_in_range(data, number))
 		return -EINVAL;
 	*(double *)field = number;
 	return 0;
@@ -60,13 +64,10 @@ static int parse_digits(const char *value, const char **end, uint64_t *out)
 
 int option_parse_u64(void *field, const char *value, const void *data)
 {
-	const struct option_range *range = data;
 	const char *end;
 	uint64_t number;
 
-	if (parse_digits(value, &end, &number) || *end)
-		return -EINVAL;
-	if (range && ((double)number < range->min || (double)number > range->max))
+	if (parse_digits(value, &end, &number) || *end || !is_in_range(data, (double)number))
 		return -EINVAL;
 	*(uint64_t *)field = number;
 	return 0;
@@ -77,29 +78,26 @@ struct unit {
 	uint64_t factor;
 };
 
-static int parse_with_unit(const char *value, const struct unit *units, uint64_t *out)
+static int parse_with_unit(const char *value, const struct unit *units, const struct option_range *range, uint64_t *out)
 {
 	const char *end;
 	uint64_t number;
 
 	if (parse_digits(value, &end, &number))
 		return -EINVAL;
-	for (; units->name; units++)
-		if (!strcmp(end, units->name))
-			return __builtin_mul_overflow(number, units->factor, out) ? -EINVAL : 0;
-	return -EINVAL;
+	while (units->name && strcmp(end, units->name))
+		units++;
+	if (!units->name || __builtin_mul_overflow(number, units->factor, &number) || !is_in_range(range, (double)number))
+		return -EINVAL;
+	*out = number;
+	return 0;
 }
 
 int option_parse_duration(void *field, const char *value, const void *data)
 {
 	static const struct unit units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { 0 } };
 
-	(void)data;
-	if (!strcmp(value, "0")) {
-		*(uint64_t *)field = 0;
-		return 0;
-	}
-	return parse_with_unit(value, units, field);
+	return parse_with_unit(!strcmp(value, "0") ? "0ms" : value, units, data, field);
 }
 
 int option_parse_size(void *field, const char *value, const void *data)
@@ -107,8 +105,7 @@ int option_parse_size(void *field, const char *value, const void *data)
 	static const struct unit units[] = { { "", 1 }, { "K", 1 << 10 }, { "M", 1 << 20 }, { "G", 1 << 30 },
 		{ "KiB", 1 << 10 }, { "MiB", 1 << 20 }, { "GiB", 1 << 30 }, { 0 } };
 
-	(void)data;
-	return parse_with_unit(value, units, field);
+	return parse_with_unit(value, units, data, field);
 }
 
 int option_parse_enum(void *field, const char *value, const void *data)
@@ -302,6 +299,16 @@ void options_print_help(const struct program *program, FILE *out)
 	fprintf(out, "\n  --help, --version\n\nEach option --x-y is also read from the environment variable LLMD_X_Y.\n");
 }
 
+/* Within a line. */
+static void print_roff_words(const char *text, FILE *out)
+{
+	for (; *text; text++) {
+		if (*text == '-' || *text == '\\')
+			fputc('\\', out);
+		fputc(*text == '\\' ? 'e' : *text, out);
+	}
+}
+
 static void print_roff(const char *text, FILE *out)
 {
 	bool line_start = true;
@@ -327,13 +334,13 @@ static void print_man_row(const struct option_row *row, FILE *out)
 		print_roff(row->help, out);
 		return;
 	}
-	fputs(".TP\n.B ", out);
-	fputs("\\-\\-", out);
-	print_roff(row->name, out);
+	fputs(row->arg ? ".TP\n.BI \"\\-\\-" : ".TP\n.B \"\\-\\-", out);
+	print_roff_words(row->name, out);
 	if (row->arg) {
-		fputs(".I ", out);
-		print_roff(row->arg, out);
+		fputs(" \" \"", out);
+		print_roff_words(row->arg, out);
 	}
+	fputs("\"\n", out);
 	print_roff(row->help, out);
 	if (row->arg && row->initial && *row->initial) {
 		fputs("Default: ", out);

@@ -46,7 +46,7 @@ struct program {
 	size_t n_rows;
 };
 
-/** struct option_range - data of option_parse_u64 and option_parse_double; both ends belong to it. */
+/** struct option_range - data of option_parse_u64, _double, _duration (milliseconds), _size; both ends belong to it. */
 struct option_range {
 	double min, max;
 };

@@ -24,7 +24,7 @@ static const struct option_name policy_names[] = { { "prefix-cache-aware", POLIC
 static const struct option_row rows[] = {
 	{ .help = "What to load" },
 	{ "target", "http://ADDR:PORT", "", "http://ADDR:PORT", "Where requests go.", option_parse_string, FIELD(target) },
-	{ "path", "PATH", "/v1/chat/completions", "a path", "What they ask for.", option_parse_string, FIELD(path) },
+	{ "path", "PATH", "/v1/chat/completions", "a path", "What they ask for, something that takes chat completions.", option_parse_string, FIELD(path) },
 	{ "model", "NAME", "sim", "a name", "Model they name.", option_parse_string, FIELD(model) },
 	{ "stream", NULL, NULL, "given without a value", "Ask for streams.", option_parse_flag, FIELD(stream) },
 	{ "prompt-bytes", "N", "200", NUMBER, "Size of a prompt (without a trace).", option_parse_u64, FIELD(prompt_bytes), &any },

@@ -174,9 +174,11 @@ static void end_stream(struct sequence *sequence)
 		send_event(sequence, "message_stop", "{\"type\":\"message_stop\"}");
 	} else {
 		if (sequence->include_usage) {
-			snprintf(data, sizeof(data), "{\"id\":\"chatcmpl-%" PRIu64 "\",\"object\":\"%s\",\"created\":1,\"model\":\"%s\","
-				"\"choices\":[],\"usage\":%s}", sequence->id,
-				sequence->api == API_COMPLETIONS ? "text_completion" : "chat.completion.chunk", sequence->model, usage);
+			bool is_chat = sequence->api != API_COMPLETIONS;
+
+			snprintf(data, sizeof(data), "{\"id\":\"%s-%" PRIu64 "\",\"object\":\"%s\",\"created\":1,\"model\":\"%s\","
+				"\"choices\":[],\"usage\":%s}", is_chat ? "chatcmpl" : "cmpl", sequence->id,
+				is_chat ? "chat.completion.chunk" : "text_completion", sequence->model, usage);
 			send_event(sequence, NULL, data);
 		}
 		send_event(sequence, NULL, "[DONE]");
