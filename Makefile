@@ -18,7 +18,7 @@ comma := ,
 
 # What is built: one list a part.
 BPF := ingress egress sockops
-LIB := option address log histogram
+LIB := option address log histogram session_hash
 AGENT := admin buffer client config decide decision_log endpoint exchange forward http_body http_head http_rewrite json \
 	listener metrics peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
 TOOLS := llmd-sim llmd-load
