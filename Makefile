@@ -18,9 +18,10 @@ comma := ,
 
 # What is built: one list a part.
 BPF := ingress egress sockops
-LIB := option address log histogram
-AGENT := admin buffer client config conntrack decide decision_log endpoint exchange forward http_body http_head http_rewrite json \
-	listener metrics netlink netlink_request peer pipe_pool prefix prefix_hash prober prompt response session session_key status upstream
+LIB := option address log histogram session_hash
+AGENT := admin attach buffer client config conntrack datapath decide decision_log devices endpoint exchange flow_table forward handoff \
+	http_body http_head http_rewrite json kernel_features listener metrics netlink netlink_request peer pins pipe_pool port_pool \
+	prefix prefix_hash prober prompt response session session_key sockops status tcp_repair upstream
 TOOLS := llmd-sim llmd-load
 SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
@@ -102,6 +103,8 @@ build/bench/decide: build/obj/bench/decide.o build/libcore.a
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/obj/agent/attach.o $(B)/obj/agent/datapath.o $(B)/obj/agent/sockops.o: build/bpf/llmd.skel.h
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)

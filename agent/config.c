@@ -28,6 +28,15 @@ static const struct option_name level_names[] = {
 	{ 0 },
 };
 
+static const struct option_name datapath_names[] = { { "auto", DATAPATH_AUTO }, { "kernel", DATAPATH_KERNEL },
+	{ "relay", DATAPATH_RELAY }, { 0 } };
+static const struct option_name handoff_names[] = { { "auto", HANDOFF_AUTO }, { "always", HANDOFF_ALWAYS },
+	{ "never", HANDOFF_NEVER }, { 0 } };
+static const struct option_name keepalive_names[] = { { "close", KEEPALIVE_CLOSE }, { "pin", KEEPALIVE_PIN }, { 0 } };
+static const struct option_name affinity_names[] = { { "none", AFFINITY_NONE }, { "client-ip", AFFINITY_CLIENT_IP }, { 0 } };
+static const struct option_name attach_names[] = { { "auto", ATTACH_AUTO }, { "tcx", ATTACH_TCX },
+	{ "clsact", ATTACH_CLSACT }, { 0 } };
+
 static const struct option_name format_names[] = { { "text", LOG_FORMAT_TEXT }, { "json", LOG_FORMAT_JSON }, { 0 } };
 
 static const struct option_range share = { 0, 1 };
@@ -37,6 +46,7 @@ static const struct option_range connection_range = { 16, 1 << 20 };
 static const struct option_range retry_range = { 0, 16 };
 static const struct option_range pool_range = { 0, 4096 };
 static const struct option_range token_range = { 0.1, 64 };
+static const struct option_range flow_range = { 1024, 1 << 22 };
 static const struct option_range some_time = { 1, 1e12 };
 static const struct option_range buffer_range = { 16384, 1 << 30 };
 
@@ -93,6 +103,21 @@ static int parse_weight(void *field, const char *value, const void *data)
 		weights.cache + weights.load == 0)
 		return -EINVAL;
 	*(struct config_weights *)field = weights;
+	return 0;
+}
+
+static int parse_ports(void *field, const char *value, const void *data)
+{
+	struct config_ports *ports = field;
+	unsigned low, high;
+	int end = 0;
+
+	(void)data;
+	if (sscanf(value, "%u-%u%n", &low, &high, &end) != 2 || value[end])
+		return -EINVAL;
+	if (low < 1024 || high > UINT16_MAX || low > high)
+		return -EINVAL;
+	*ports = (struct config_ports){ (uint16_t)low, (uint16_t)high };
 	return 0;
 }
 
@@ -161,6 +186,35 @@ static const struct option_row rows[] = {
 	{ "pool-timeout", "DURATION", "4s", DURATION,
 	  "How long a connection to a pod is kept idle. Below vLLM's own 5 s, so that the agent closes first.",
 	  option_parse_duration, FIELD(pool_timeout_ms) },
+	{ .help = "Kernel data path" },
+	{ "datapath", "MODE", "auto", "auto, kernel or relay",
+	  "kernel hands connections to BPF programs and does not start without; relay passes all bytes through this\n"
+	  "process; auto uses the kernel where it can and relays the rest.", option_parse_enum, FIELD(datapath), datapath_names },
+	{ "handoff", "MODE", "auto", "auto, always or never",
+	  "What is handed to the kernel: auto takes requests whose answer streams.", option_parse_enum, FIELD(handoff), handoff_names },
+	{ "keepalive", "MODE", "close", "close or pin",
+	  "What follows on a connection that was handed over: close ends it with the answer, so that each request is\n"
+	  "routed on its own; pin leaves it at its pod.", option_parse_enum, FIELD(keepalive), keepalive_names },
+	{ "affinity", "MODE", "none", "none or client-ip",
+	  "client-ip sends the later connections of a client's address straight to the pod of its first one, unread, for\n"
+	  "--session-ttl after the last.", option_parse_enum, FIELD(affinity), affinity_names },
+	{ "pin-dir", "DIR", LLMD_PIN_DIR, "a directory on a BPF file system",
+	  "Where maps and programs stay when the agent ends.", option_parse_string, FIELD(pin_dir) },
+	{ "port-range", "LOW-HIGH", "15000-29999", "two ports from 1024 to 65535, the lower one first",
+	  "Local ports towards pods, the whole range for each pod. Must not overlap net.ipv4.ip_local_port_range nor the\n"
+	  "NodePort range.", parse_ports, FIELD(port_range) },
+	{ "affinity-ports", "LOW-HIGH", "10000-14999", "two ports from 1024 to 65535, the lower one first",
+	  "Local ports of connections that --affinity sends straight to pods.", parse_ports, FIELD(affinity_ports) },
+	{ "flows-max", "N", "131072", "a number from 1024 to 4194304", "Connections in the kernel at a time.",
+	  option_parse_u64, FIELD(flows_max), &flow_range },
+	{ "prefix-map-max", "N", "1048576", "a number from 1024 to 268435456",
+	  "Prefix blocks kept in the kernel for the next agent.", option_parse_u64, FIELD(prefix_map_max), &table_range },
+	{ "idle-timeout", "DURATION", "30m", SOME_TIME,
+	  "A connection in the kernel without a packet for that long is reset.", option_parse_duration, FIELD(idle_timeout_ms), &some_time },
+	{ "attach", "MODE", "auto", "auto, tcx or clsact", "How the programs are attached: tcx needs Linux 6.6.",
+	  option_parse_enum, FIELD(attach), attach_names },
+	{ "cleanup", NULL, NULL, "given without a value", "Remove all that is pinned or attached, and end. Streams in the kernel end.",
+	  option_parse_flag, FIELD(cleanup) },
 	{ .help = "Operation" },
 	{ "admin", "ADDR:PORT", "127.0.0.1:9470", "an IP address and port", "Metrics, health and the admin interface.",
 	  option_parse_address, FIELD(admin) },
@@ -218,7 +272,9 @@ static int check(const struct config *config)
 			config->endpoint_blocks, config->prefix_blocks_max);
 		return -EINVAL;
 	}
-	return config->metrics_doc ? 0 : check_endpoints(&config->endpoints);
+	if (config->port_range.low <= config->affinity_ports.high && config->affinity_ports.low <= config->port_range.high)
+		return complain("--affinity-ports: must not overlap --port-range");
+	return config->metrics_doc || config->cleanup ? 0 : check_endpoints(&config->endpoints);
 }
 
 int config_load(struct config *config, int argc, char **argv)

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "agent/attach.h"
+#include "agent/datapath.h"
 #include "agent/decide.h"
 #include "agent/endpoint.h"
 #include "lib/address.h"
@@ -26,6 +28,11 @@ struct config_endpoints {
 struct config_headers {
 	uint32_t n;
 	const char *name[CONFIG_SESSION_HEADERS_MAX];
+};
+
+/* Host order, both included. */
+struct config_ports {
+	uint16_t low, high;
 };
 
 struct config_weights {
@@ -49,6 +56,11 @@ struct config {
 	uint64_t head_timeout_ms, body_timeout_ms, keepalive_timeout_ms, connect_timeout_ms, drain_timeout_ms;
 	uint64_t retries;
 	uint64_t pool_idle, pool_timeout_ms;
+	int datapath, handoff, keepalive, affinity, attach; /* enums of datapath.h and attach.h */
+	const char *pin_dir;
+	struct config_ports port_range, affinity_ports;
+	uint64_t flows_max, prefix_map_max, idle_timeout_ms;
+	bool cleanup;
 	int log_level, log_format;
 	bool check_config, metrics_doc;
 };

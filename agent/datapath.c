@@ -10,6 +10,7 @@
  */
 #include "agent/datapath.h"
 
+#include <assert.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
@@ -28,11 +29,13 @@
 #include "agent/agent.h"
 #include "agent/conntrack.h"
 #include "agent/devices.h"
+#include "agent/endpoint.h"
 #include "agent/flow_table.h"
 #include "agent/kernel_features.h"
 #include "agent/netlink.h"
 #include "agent/pins.h"
 #include "agent/sockops.h"
+#include "agent/upstream.h"
 #include "build/bpf/llmd.skel.h"
 #include "lib/log.h"
 
@@ -95,9 +98,19 @@ struct conntrack *datapath_conntrack(const struct datapath *datapath)
 
 /* ---- maps ---- */
 
+/* One port each, and no more than a quarter of the slots. */
+static uint32_t affinity_slots(const struct config *config)
+{
+	uint32_t ports = (uint32_t)config->affinity_ports.high - config->affinity_ports.low + 1;
+
+	return ports < config->flows_max / 4 ? ports : (uint32_t)config->flows_max / 4;
+}
+
 static uint32_t wanted_size(const struct config *config, enum datapath_map map)
 {
 	switch (map) {
+	case MAP_AFFINITY_SLOTS:
+		return affinity_slots(config);
 	case MAP_FLOWS:
 		return (uint32_t)(2 * config->flows_max);
 	case MAP_SLOTS:
@@ -262,6 +275,11 @@ int datapath_start(struct datapath *datapath)
 
 	if (err)
 		return err;
+	err = upstream_pool_use_ports(datapath->agent->upstreams, datapath->agent->config.port_range.low,
+		datapath->agent->config.port_range.high);
+	if (err)
+		return err;
+	devices_watch_endpoints(datapath->devices);
 	devices_refresh(datapath->devices);
 	flow_table_adopt(datapath->flows);
 	datapath_hold_syns(datapath, 0);
@@ -312,6 +330,18 @@ int datapath_restore_endpoint(struct datapath *datapath, const uint8_t ip[16], u
 		}
 	}
 	return -ENOENT;
+}
+
+void datapath_seed_generations(struct datapath *datapath)
+{
+	int fd = datapath_map_fd(datapath, MAP_ENDPOINTS);
+
+	for (uint32_t i = 0; i < LLMD_ENDPOINT_MAX; i++) {
+		struct endpoint_entry entry;
+
+		if (!bpf_map_lookup_elem(fd, &i, &entry))
+			datapath->agent->endpoints->at[i].generation = entry.generation;
+	}
 }
 
 int datapath_cleanup(struct agent *agent)

@@ -230,11 +230,17 @@ static struct endpoint_claim claim_of(const struct slot *slot)
 	return (struct endpoint_claim){ slot->endpoint, slot->generation, slot->tokens, true, slot->tokens != 0 };
 }
 
+/* The clock that is read for each packet is coarse and may lag behind. */
+static double seconds_between(uint64_t from_ns, uint64_t to_ns)
+{
+	return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
+}
+
 static void note_first(struct flow_table *table, uint32_t index)
 {
 	struct agent *agent = table->agent;
 	struct slot *slot = &table->slots[index];
-	double ttft_s = (double)(slot->first_ns - slot->begun_ns) / 1e9;
+	double ttft_s = seconds_between(slot->begun_ns, slot->first_ns);
 	struct endpoint_claim claim = claim_of(slot);
 
 	if (slot->flags & (SLOT_COUNTED | SLOT_AFFINITY))
@@ -249,7 +255,7 @@ static void count_end(struct flow_table *table, uint32_t index)
 {
 	struct agent *agent = table->agent;
 	struct slot *slot = &table->slots[index];
-	double duration_s = (double)(slot->last_ns - slot->begun_ns) / 1e9;
+	double duration_s = seconds_between(slot->begun_ns, slot->last_ns);
 	unsigned status = slot->status ? slot->status : STATUS_UNKNOWN;
 	struct endpoint_claim claim = claim_of(slot);
 

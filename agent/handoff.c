@@ -22,7 +22,6 @@
 #include <assert.h>
 #include <bpf/bpf.h>
 #include <errno.h>
-#include <linux/netfilter_ipv4.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <netinet/in.h>
@@ -36,7 +35,7 @@
 #include "agent/flow_table.h"
 #include "agent/upstream.h"
 
-enum { ORIGINAL_DST_IPV6 = 80 /* IP6T_SO_ORIGINAL_DST */, MSS_LEAST = 1220 };
+enum { ORIGINAL_DST = 80 /* SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST */, MSS_LEAST = 1220 };
 
 static const char *const result_names[] = {
 #define HANDOFF_RESULT_NAME(name, text, meaning) text,
@@ -112,7 +111,7 @@ static int original_address(const struct client *client, struct address *out)
 	socklen_t len = sizeof(sa);
 	bool v4 = address_is_ipv4(&client->address);
 
-	if (getsockopt(client->peer.fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? SO_ORIGINAL_DST : ORIGINAL_DST_IPV6, &sa, &len))
+	if (getsockopt(client->peer.fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, ORIGINAL_DST, &sa, &len))
 		return -errno;
 	return address_from_sockaddr(out, (struct sockaddr *)&sa);
 }

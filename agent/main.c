@@ -15,6 +15,7 @@
 #include "agent/admin.h"
 #include "agent/agent.h"
 #include "agent/client.h"
+#include "agent/datapath.h"
 #include "agent/decision_log.h"
 #include "agent/exchange.h"
 #include "agent/listener.h"
@@ -175,6 +176,48 @@ static int init_secret(struct agent *agent)
 	return 0;
 }
 
+/* A random secret lives as long as the sessions that were hashed with it: with the pinned maps. */
+static int settle_secret(struct agent *agent)
+{
+	static const uint8_t none[SESSION_SECRET_BYTES];
+	struct control *control = agent->datapath ? datapath_control(agent->datapath) : NULL;
+	int err;
+
+	if (control && !*agent->config.session_secret_file && memcmp(control->session_secret, none, sizeof(none))) {
+		memcpy(agent->session_secret, control->session_secret, sizeof(agent->session_secret));
+		return 0;
+	}
+	err = init_secret(agent);
+	if (!err && control)
+		memcpy(control->session_secret, agent->session_secret, sizeof(control->session_secret));
+	return err;
+}
+
+/* Those that an earlier agent knew keep their identity, which the pinned maps refer to; the others take what is left. */
+static int init_endpoints(struct agent *agent)
+{
+	const struct config_endpoints *endpoints = &agent->config.endpoints;
+	int index = 0;
+
+	agent->endpoints = calloc(1, sizeof(*agent->endpoints));
+	if (!agent->endpoints)
+		return -ENOMEM;
+	if (agent->datapath)
+		datapath_seed_generations(agent->datapath);
+	for (uint32_t i = 0; agent->datapath && i < endpoints->n; i++) {
+		const struct address *address = &endpoints->at[i].address;
+		uint32_t generation;
+		int known = datapath_restore_endpoint(agent->datapath, address->ip, address->port_be, &generation);
+
+		if (known >= 0)
+			endpoint_restore(agent->endpoints, (uint32_t)known, generation, &endpoints->at[i]);
+	}
+	for (uint32_t i = 0; index >= 0 && i < endpoints->n; i++)
+		if (endpoint_find(agent->endpoints, &endpoints->at[i].address) < 0)
+			index = endpoint_add(agent->endpoints, &endpoints->at[i]);
+	return index < 0 ? index : 0;
+}
+
 static int init_decision(struct agent *agent)
 {
 	const struct config *options = &agent->config;
@@ -191,15 +234,10 @@ static int init_decision(struct agent *agent)
 		.default_capacity_blocks = (uint32_t)options->endpoint_blocks,
 	};
 
-	agent->endpoints = calloc(1, sizeof(*agent->endpoints));
-	if (!agent->endpoints)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < options->endpoints.n; i++) {
-		int index = endpoint_add(agent->endpoints, &options->endpoints.at[i]);
+	int err = init_endpoints(agent);
 
-		if (index < 0)
-			return index;
-	}
+	if (err)
+		return err;
 	agent->decider = decider_new(&config, agent->endpoints);
 	return agent->decider ? 0 : -ENOMEM;
 }
@@ -230,7 +268,9 @@ static int init_parts(struct process *process)
 	int err = init_loop(agent);
 
 	if (!err)
-		err = init_secret(agent);
+		err = datapath_open(agent, &agent->datapath);
+	if (!err)
+		err = settle_secret(agent);
 	if (!err)
 		err = init_decision(agent);
 	if (err)
@@ -241,7 +281,10 @@ static int init_parts(struct process *process)
 	agent->prober = prober_new(agent);
 	if (!agent->metrics || !agent->decisions || !agent->upstreams || !agent->prober)
 		return -ENOMEM;
-	err = init_admin(process);
+	handoff_stats_init(&agent->handoffs);
+	err = agent->datapath ? datapath_start(agent->datapath) : 0;
+	if (!err)
+		err = init_admin(process);
 	if (!err)
 		err = watch_signals(process);
 	return err ? err : listeners_new(agent, &process->listeners);
@@ -275,6 +318,8 @@ static void finish(struct process *process)
 		client_close(agent->clients, true);
 	if (agent->base)
 		event_base_loop(agent->base, EVLOOP_NONBLOCK); /* what was put off to the end of the turn */
+	datapath_close(agent->datapath);
+	agent->datapath = NULL;
 	listeners_free(process->listeners);
 	admin_free(process->admin);
 	prober_free(agent->prober);
@@ -292,6 +337,16 @@ static void finish(struct process *process)
 	free_event(process->drain_timer);
 	if (agent->base)
 		event_base_free(agent->base);
+}
+
+static int run_cleanup(struct agent *agent)
+{
+	int err = init_loop(agent);
+
+	err = err ? err : datapath_cleanup(agent);
+	if (agent->base)
+		event_base_free(agent->base);
+	return err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)
@@ -312,6 +367,8 @@ int main(int argc, char **argv)
 	if (agent->config.check_config)
 		return init_secret(agent) ? EXIT_USAGE : 0;
 	raise_limits();
+	if (agent->config.cleanup)
+		return run_cleanup(agent);
 	err = init_parts(&process);
 	if (!err) {
 		log_info("started", "version=%s endpoints=%u policy=%s", LLMD_VERSION, agent->endpoints->n,

@@ -2,15 +2,12 @@
 /* Which session a request belongs to: see session_key.h. */
 #include "agent/session_key.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "lib/log.h"
-
-static_assert(SESSION_SECRET_BYTES == crypto_shorthash_KEYBYTES, "SipHash takes a key of 16 bytes");
 
 /* "a=1; session=x" (RFC 6265 4.2.1); a quoted value is taken as it stands. */
 static bool cookie_find(struct http_text cookies, const char *name, struct http_text *value)
@@ -62,17 +59,6 @@ int session_key_from_head(const struct http_head *head, const char *const *names
 		return -ENOENT;
 	*source = "cookie";
 	return 0;
-}
-
-uint64_t session_key_hash(const uint8_t secret[SESSION_SECRET_BYTES], const char *key, size_t len)
-{
-	uint8_t out[crypto_shorthash_BYTES];
-	uint64_t hash = 0;
-
-	crypto_shorthash(out, (const unsigned char *)key, len, secret);
-	for (int i = 7; i >= 0; i--)
-		hash = hash << 8 | out[i];
-	return hash;
 }
 
 static int parse_secret(uint8_t secret[SESSION_SECRET_BYTES], const char *text, size_t len)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which session a request belongs to: the key in its head, and the keyed hash that stands for it everywhere else. */
+/* Which session a request belongs to: the key in its head, and the secret for the hash that stands for it. */
 #ifndef LLMD_AGENT_SESSION_KEY_H
 #define LLMD_AGENT_SESSION_KEY_H
 
@@ -7,8 +7,7 @@
 #include <stdint.h>
 
 #include "agent/http_head.h"
-
-enum { SESSION_SECRET_BYTES = 16 };
+#include "lib/session_hash.h"
 
 /**
  * session_key_from_head() - the first of the headers @names that is there with a value, else the cookie "session" or
@@ -19,9 +18,6 @@ enum { SESSION_SECRET_BYTES = 16 };
  */
 int session_key_from_head(const struct http_head *head, const char *const *names, size_t n_names, struct http_text *key,
 	const char **source);
-
-/** session_key_hash() - SipHash-2-4 (Aumasson, Bernstein 2012): nobody without the secret can aim at another's session. */
-uint64_t session_key_hash(const uint8_t secret[SESSION_SECRET_BYTES], const char *key, size_t len);
 
 /** session_secret_load() - from a file of 32 hex digits. Return: 0, or -errno after a log line; @secret then unchanged. */
 int session_secret_load(uint8_t secret[SESSION_SECRET_BYTES], const char *path);

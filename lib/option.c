@@ -11,8 +11,9 @@
 
 #include "lib/version.h"
 
-enum { OPTION_HELP = 1000, OPTION_VERSION, OPTION_MAN };
-enum { ENV_NAME_MAX = 64 };
+/* What getopt_long() returns, clear of all characters: for a row OPTION_ROW and its index. */
+enum { OPTION_HELP = 1000, OPTION_VERSION, OPTION_MAN, OPTION_ROW };
+enum { ENV_NAME_MAX = 64, LETTERS_MAX = 64 };
 
 static bool is_in_range(const struct option_range *range, double number)
 {
@@ -208,7 +209,7 @@ static struct option *long_options(const struct program *program)
 	for (size_t i = 0; table && i < program->n_rows; i++)
 		if (program->rows[i].name)
 			table[n++] = (struct option){ program->rows[i].name,
-				program->rows[i].arg ? required_argument : no_argument, NULL, (int)i };
+				program->rows[i].arg ? required_argument : no_argument, NULL, OPTION_ROW + (int)i };
 	if (table)
 		memcpy(table + n, common, sizeof(common));
 	return table;
@@ -225,24 +226,46 @@ static _Noreturn void print_and_exit(const struct program *program, int what)
 	exit(0);
 }
 
-static int parse_line(const struct program *program, int argc, char **argv, void *config, bool *seen)
+/* "hj": -h and the rows' letters. A leading '+' stops at the first operand. */
+static void short_options(const struct program *program, bool permute, char out[2 * LETTERS_MAX])
+{
+	size_t n = (size_t)sprintf(out, permute ? "h" : "+h");
+
+	for (size_t i = 0; i < program->n_rows && n + 3 < 2 * LETTERS_MAX; i++)
+		if (program->rows[i].letter)
+			n += (size_t)sprintf(out + n, program->rows[i].arg ? "%c:" : "%c", program->rows[i].letter);
+}
+
+/* A letter as the value that getopt_long() returns for its long form. */
+static int long_value(const struct program *program, int c)
+{
+	if (c == 'h')
+		return OPTION_HELP;
+	for (size_t i = 0; c < OPTION_HELP && i < program->n_rows; i++)
+		if (program->rows[i].letter == c)
+			return OPTION_ROW + (int)i;
+	return c;
+}
+
+static int parse_line(const struct program *program, int argc, char **argv, void *config, bool permute, bool *seen)
 {
 	struct option *table = long_options(program);
+	char letters[2 * LETTERS_MAX];
 	int c, err = table ? 0 : -ENOMEM;
 
-	optind = 1;
+	short_options(program, permute, letters);
+	optind = 0; /* glibc: begin anew, with another order of operands, too */
 	opterr = 1;
-	while (!err && (c = getopt_long(argc, argv, "+h", table, NULL)) != -1) {
-		if (c == 'h')
-			c = OPTION_HELP;
-		if (c == '?')
+	while (!err && (c = getopt_long(argc, argv, letters, table, NULL)) != -1) {
+		c = long_value(program, c);
+		if (c < OPTION_HELP) {
 			err = -EINVAL; /* getopt_long has said why */
-		else if (c >= OPTION_HELP)
+		} else if (c < OPTION_ROW) {
 			print_and_exit(program, c);
-		else
-			err = apply(program, &program->rows[c], optarg ? optarg : "true", config);
-		if (!err && c != '?')
-			seen[c] = true;
+		} else {
+			err = apply(program, &program->rows[c - OPTION_ROW], optarg ? optarg : "true", config);
+			seen[c - OPTION_ROW] = true;
+		}
 	}
 	free(table);
 	return err;
@@ -254,7 +277,7 @@ int options_parse(const struct program *program, int argc, char **argv, void *co
 	int err = seen ? 0 : -ENOMEM;
 
 	if (!err)
-		err = parse_line(program, argc, argv, config, seen);
+		err = parse_line(program, argc, argv, config, operands != NULL, seen);
 	for (size_t i = 0; !err && i < program->n_rows; i++)
 		err = apply_row_defaults(program, &program->rows[i], seen[i], config);
 	free(seen);
@@ -282,6 +305,8 @@ static void print_help_text(const char *text, const char *indent, FILE *out)
 void options_print_help(const struct program *program, FILE *out)
 {
 	fprintf(out, "%s: %s\n\nUsage: %s %s\n", program->name, program->summary, program->name, program->usage);
+	if (program->print_commands)
+		program->print_commands(out, false);
 	for (size_t i = 0; i < program->n_rows; i++) {
 		const struct option_row *row = &program->rows[i];
 
@@ -289,7 +314,10 @@ void options_print_help(const struct program *program, FILE *out)
 			fprintf(out, "\n%s\n", row->help);
 			continue;
 		}
-		fprintf(out, "  --%s%s%s%s", row->name, row->arg ? " " : "", row->arg ? row->arg : "",
+		fputs("  ", out);
+		if (row->letter)
+			fprintf(out, "-%c, ", row->letter);
+		fprintf(out, "--%s%s%s%s", row->name, row->arg ? " " : "", row->arg ? row->arg : "",
 			row->repeat ? " ..." : "");
 		if (row->arg && row->initial && *row->initial)
 			fprintf(out, "  (default %s)", row->initial);
@@ -309,7 +337,7 @@ static void print_roff_words(const char *text, FILE *out)
 	}
 }
 
-static void print_roff(const char *text, FILE *out)
+void options_print_roff(const char *text, FILE *out)
 {
 	bool line_start = true;
 
@@ -331,20 +359,23 @@ static void print_man_row(const struct option_row *row, FILE *out)
 {
 	if (!row->name) {
 		fputs(".SS ", out);
-		print_roff(row->help, out);
+		options_print_roff(row->help, out);
 		return;
 	}
-	fputs(row->arg ? ".TP\n.BI \"\\-\\-" : ".TP\n.B \"\\-\\-", out);
+	fputs(row->arg ? ".TP\n.BI \"" : ".TP\n.B \"", out);
+	if (row->letter)
+		fprintf(out, "\\-%c, ", row->letter);
+	fputs("\\-\\-", out);
 	print_roff_words(row->name, out);
 	if (row->arg) {
 		fputs(" \" \"", out);
 		print_roff_words(row->arg, out);
 	}
 	fputs("\"\n", out);
-	print_roff(row->help, out);
+	options_print_roff(row->help, out);
 	if (row->arg && row->initial && *row->initial) {
 		fputs("Default: ", out);
-		print_roff(row->initial, out);
+		options_print_roff(row->initial, out);
 	}
 	if (row->repeat)
 		fputs("May be repeated.\n", out);
@@ -354,11 +385,13 @@ void options_print_man(const struct program *program, FILE *out)
 {
 	fprintf(out, ".TH %s %s \"\" \"llmd %s\" \"llmd manual\"\n.SH NAME\n", program->name, program->section, LLMD_VERSION);
 	fprintf(out, "%s \\- ", program->name);
-	print_roff(program->summary, out);
+	options_print_roff(program->summary, out);
 	fprintf(out, ".SH SYNOPSIS\n.B %s\n", program->name);
-	print_roff(program->usage, out);
+	options_print_roff(program->usage, out);
 	fputs(".SH DESCRIPTION\n", out);
-	print_roff(program->description, out);
+	options_print_roff(program->description, out);
+	if (program->print_commands)
+		program->print_commands(out, true);
 	fputs(".SH OPTIONS\n", out);
 	for (size_t i = 0; i < program->n_rows; i++)
 		print_man_row(&program->rows[i], out);

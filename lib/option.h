@@ -18,6 +18,7 @@
  * @parse:   stores @value in @field; 0 or -EINVAL. Called once per occurrence. For a flag @value is "true".
  * @offset:  of the field in the program's configuration.
  * @data:    passed to @parse (names of an enumeration, a range).
+ * @letter:  short form ('j' for -j), or 0.
  *
  * A row with a NULL @name and a @help is a heading. From the environment a repeatable option takes its values
  * separated by white space.
@@ -32,9 +33,14 @@ struct option_row {
 	size_t offset;
 	const void *data;
 	bool repeat;
+	char letter;
 };
 
-/** struct program - what help text and man page say about a program. @sections: roff appended to the man page. */
+/**
+ * struct program - what help text and man page say about a program.
+ * @sections: roff appended to the man page.
+ * @print_commands: if not NULL, writes what comes before the options: as plain text, or as roff with its own headings.
+ */
 struct program {
 	const char *name;
 	const char *section; /* of the manual: "1" or "8" */
@@ -44,6 +50,7 @@ struct program {
 	const char *sections;
 	const struct option_row *rows;
 	size_t n_rows;
+	void (*print_commands)(FILE *out, bool roff);
 };
 
 /** struct option_range - data of option_parse_u64, _double, _duration (milliseconds), _size; both ends belong to it. */
@@ -59,7 +66,8 @@ struct option_name {
 
 /**
  * options_parse() - fills @config from defaults, then environment, then @argv.
- * @operands: if not NULL, receives the index of the first operand; otherwise operands are an error.
+ * @operands: if not NULL, receives the index of the first operand, after @argv was permuted so that operands, which may
+ *            stand between options, come last; otherwise operands are an error.
  *
  * Handles --help, --version and --man (roff to standard output) by itself and exits 0. Return: 0, or -EINVAL after
  * one line on standard error that names the option, the value and what is allowed.
@@ -68,6 +76,9 @@ int options_parse(const struct program *program, int argc, char **argv, void *co
 
 void options_print_help(const struct program *program, FILE *out);
 void options_print_man(const struct program *program, FILE *out);
+
+/** options_print_roff() - @text with what roff would read as its own escaped, and a newline. */
+void options_print_roff(const char *text, FILE *out);
 
 /* Field types, in order: char * (not copied: points into argv, environment or the table), bool, uint64_t, double,
  * uint64_t milliseconds ("250ms", "30s", "5m", "2h"), uint64_t bytes ("512", "64K", "16M", "1G"), int (enum). */

@@ -28,8 +28,8 @@ static const struct option_name modes[] = { { "a", 1 }, { "b", 2 }, { 0 } };
 static const struct option_row rows[] = {
 	{ .help = "Heading" },
 	{ "text", "T", "x", "text", "A text.", option_parse_string, FIELD(text) },
-	{ "flag", NULL, NULL, "nothing", "A flag.", option_parse_flag, FIELD(flag) },
-	{ "number", "N", "5", "1 to 10", "A number.", option_parse_u64, FIELD(number), &one_to_ten },
+	{ "flag", NULL, NULL, "nothing", "A flag.", option_parse_flag, FIELD(flag), .letter = 'f' },
+	{ "number", "N", "5", "1 to 10", "A number.", option_parse_u64, FIELD(number), &one_to_ten, .letter = 'n' },
 	{ "wait", "D", "2s", "a duration", "A duration.", option_parse_duration, FIELD(wait_ms) },
 	{ "size", "S", "4K", "a size", "A size.", option_parse_size, FIELD(size) },
 	{ "share", "F", "0.5", "a number", "A share.", option_parse_double, FIELD(share) },
@@ -39,7 +39,7 @@ static const struct option_row rows[] = {
 static const struct program program = { "prog", "1", "summary", "usage", "description", NULL, rows, COUNT(rows) };
 
 /* Runs with standard error in @error. */
-static int parse(struct options *options, char *error, size_t size, int argc, char **argv)
+static int parse_operands(struct options *options, char *error, size_t size, int argc, char **argv, int *operands)
 {
 	int saved = dup(STDERR_FILENO), pipes[2], err;
 	ssize_t n;
@@ -49,7 +49,7 @@ static int parse(struct options *options, char *error, size_t size, int argc, ch
 	dup2(pipes[1], STDERR_FILENO);
 	close(pipes[1]);
 	memset(options, 0, sizeof(*options));
-	err = options_parse(&program, argc, argv, options, NULL);
+	err = options_parse(&program, argc, argv, options, operands);
 	fflush(stderr);
 	dup2(saved, STDERR_FILENO);
 	close(saved);
@@ -57,6 +57,32 @@ static int parse(struct options *options, char *error, size_t size, int argc, ch
 	close(pipes[0]);
 	error[n > 0 ? n : 0] = '\0';
 	return err;
+}
+
+static int parse(struct options *options, char *error, size_t size, int argc, char **argv)
+{
+	return parse_operands(options, error, size, argc, argv, NULL);
+}
+
+static void options_between_operands(void **state)
+{
+	static struct options options;
+	char *mixed[] = { "prog", "noun", "-f", "verb", "-n", "7", "--", "-x", NULL };
+	char *wrong[] = { "prog", "noun", "-n", "0", NULL }, *unknown[] = { "prog", "-q", NULL };
+	char error[512];
+	int operands;
+
+	(void)state;
+	assert_int_equal(parse_operands(&options, error, sizeof(error), 8, mixed, &operands), 0);
+	assert_true(options.flag && options.number == 7);
+	assert_int_equal(operands, 5);
+	assert_string_equal(mixed[5], "noun");
+	assert_string_equal(mixed[6], "verb");
+	assert_string_equal(mixed[7], "-x");
+	assert_int_equal(parse_operands(&options, error, sizeof(error), 4, wrong, &operands), -EINVAL);
+	assert_non_null(strstr(error, "--number: \"0\" is not valid: must be 1 to 10"));
+	assert_int_equal(parse_operands(&options, error, sizeof(error), 2, unknown, &operands), -EINVAL);
+	assert_non_null(strstr(error, "'q'"));
 }
 
 static void options_in_order(void **state)
@@ -122,6 +148,7 @@ static void help_and_manual_name_all(void **state)
 	fclose(out);
 	assert_non_null(strstr(text, ".TH prog 1"));
 	assert_non_null(strstr(text, "test\\-mode"));
+	assert_non_null(strstr(text, "\\-f, \\-\\-flag"));
 	free(text);
 }
 
@@ -204,6 +231,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(options_in_order),
+		cmocka_unit_test(options_between_operands),
 		cmocka_unit_test(options_refused),
 		cmocka_unit_test(help_and_manual_name_all),
 		cmocka_unit_test(addresses),
