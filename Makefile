@@ -26,13 +26,14 @@ TOOLS := llmd-sim llmd-load
 SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
 UNIT := decide http_body http_head json lib load prompt session_key
+TC := run world wire connections cases_parse cases_translate
 FUZZ := endpoint http json option prompt sse trace
 FUZZED := endpoint http_body http_head http_rewrite json prefix_hash prompt session_key
 MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
 
 PROGRAMS := $(addprefix $(B)/,llmd-agent $(TOOLS))
 CORE := $(LIB:%=$(B)/obj/lib/%.o) $(AGENT:%=$(B)/obj/agent/%.o)
-TESTS := $(UNIT:%=$(B)/unit/test_%)
+TESTS := $(UNIT:%=$(B)/unit/test_%) $(B)/bpf/test_tc
 FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 
 .PHONY: all deps demo check check-unit check-fuzz check-blackbox fuzz bench install fmt help clean
@@ -98,6 +99,13 @@ $(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+
+$(B)/obj/tests/bpf/world.o: build/bpf/llmd.skel.h
+$(B)/bpf/test_tc: $(TC:%=$(B)/obj/tests/bpf/%.o)
+$(B)/bpf/test_%: $(B)/obj/tests/bpf/test_%.o $(B)/libcore.a
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libcore.a -lcmocka $(LDLIBS)
 
 build/bench/decide: build/obj/bench/decide.o build/libcore.a
 	@mkdir -p $(@D)

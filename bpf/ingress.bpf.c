@@ -29,6 +29,12 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 	/* Apart, since a checksum that the device completes covers only the pseudo header so far. */
 	err = err ?: bpf_l4_csum_replace(skb, packet->l4 + TCP_CHECK_OFFSET, 0, checksum_diff(sums.pseudo), BPF_F_PSEUDO_HDR);
 	err = err ?: bpf_l4_csum_replace(skb, packet->l4 + TCP_CHECK_OFFSET, 0, checksum_diff(sums.rest), 0);
+	/*
+	 * The sum of the whole packet, if the device has computed it, stays: what the addresses add, the checksum takes off.
+	 * The helper takes it off that sum, too, which is right only where an IP header has a checksum of its own.
+	 */
+	if (packet->ipv6)
+		bpf_csum_update(skb, checksum_diff(sums.pseudo));
 	return !err;
 }
 
