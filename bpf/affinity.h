@@ -62,15 +62,15 @@ static __always_inline void affinity_fill(struct slot *slot, const struct packet
 	flow_key_reverse(&slot->pod, &up->to);
 }
 
-/* Entries of both directions. Return: the slot, or NULL with nothing changed. */
-static __always_inline struct slot *affinity_insert(struct __sk_buff *skb, const struct packet *packet, struct flow *up,
+/* Entries of both directions. Return: whether they are there; else nothing has changed. */
+static __always_inline bool affinity_insert(struct __sk_buff *skb, const struct packet *packet, struct flow *up,
 	const struct endpoint_entry *endpoint, __u32 index)
 {
 	struct slot *slot = bpf_map_lookup_elem(&slots, &up->slot);
 	struct flow down = { .slot = up->slot, .ifindex = skb->ifindex, .from_pod = 1, .sack = 1 };
 
 	if (!slot)
-		return NULL;
+		return false;
 	up->gen_head = slot->gen;
 	up->gen_tail = slot->gen;
 	down.gen_head = slot->gen;
@@ -78,42 +78,40 @@ static __always_inline struct slot *affinity_insert(struct __sk_buff *skb, const
 	flow_key_reverse(&down.to, &packet->key);
 	affinity_fill(slot, packet, up, index, endpoint);
 	if (bpf_map_update_elem(&flows, &slot->pod, &down, BPF_NOEXIST))
-		return NULL;
+		return false;
 	if (!bpf_map_update_elem(&flows, &slot->client, up, BPF_NOEXIST)) {
 		slot->state = SLOT_HANDED;
-		return slot;
+		return true;
 	}
 	bpf_map_delete_elem(&flows, &slot->pod);
-	return NULL;
+	return false;
 }
 
-/** affinity_open() - @up: entry for the client's packets. Return: its slot, or NULL: the agent takes the SYN. */
-static __always_inline struct slot *affinity_open(struct __sk_buff *skb, const struct packet *packet, const struct front *front,
-	const struct control *settings, struct flow *up)
+/** affinity_open() - Return: whether the SYN's connection has entries now; else the agent takes it. */
+static __always_inline bool affinity_open(struct __sk_buff *skb, const struct packet *packet, const struct front *front,
+	const struct control *settings)
 {
 	__u32 index = 0, number = 0;
 	struct endpoint_entry *endpoint = affinity_endpoint(packet, front, settings, &index);
-	struct slot *slot;
+	struct flow up = {};
 
 	if (!endpoint)
-		return NULL;
+		return false;
 	if (bpf_map_pop_elem(&affinity_slots, &number)) {
 		hook_count(REASON_AFFINITY_FULL);
-		return NULL;
+		return false;
 	}
-	__builtin_memset(up, 0, sizeof(*up));
-	up->slot = number;
-	up->sack = 1;
-	address_copy(up->to.saddr, endpoint->local);
-	address_copy(up->to.daddr, endpoint->addr);
-	up->to.sport = bpf_htons((__u16)(settings->affinity_port_low + number - settings->affinity_slot));
-	up->to.dport = endpoint->port;
-	slot = affinity_insert(skb, packet, up, endpoint, index);
-	if (!slot) {
-		bpf_map_push_elem(&affinity_slots, &number, BPF_EXIST);
-		hook_count(REASON_AFFINITY_FULL);
-	}
-	return slot;
+	up.slot = number;
+	up.sack = 1;
+	address_copy(up.to.saddr, endpoint->local);
+	address_copy(up.to.daddr, endpoint->addr);
+	up.to.sport = bpf_htons((__u16)(settings->affinity_port_low + number - settings->affinity_slot));
+	up.to.dport = endpoint->port;
+	if (affinity_insert(skb, packet, &up, endpoint, index))
+		return true;
+	bpf_map_push_elem(&affinity_slots, &number, BPF_EXIST);
+	hook_count(REASON_AFFINITY_FULL);
+	return false;
 }
 
 #endif

@@ -9,11 +9,13 @@
 #include "affinity.h"
 #include "observe.h"
 
-static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
+SUBPROGRAM bool rewrite(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
 {
 	struct rewrite_sums sums = {};
 	long err;
 
+	if (!packet || !flow)
+		return false;
 	if (packet->ipv6) {
 		struct rewrite_ipv6 to = {};
 
@@ -38,11 +40,11 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 	return !err;
 }
 
-static __always_inline bool rewrite_sack(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
+SUBPROGRAM bool rewrite_sack(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
 {
 	struct tcp_options from = {}, to;
 
-	if (!hook_load_options(skb, packet, &from))
+	if (!packet || !flow || !hook_load_options(skb, packet, &from))
 		return false;
 	to = from;
 	return !sack_translate(&to, packet->options, flow->ack_sub, flow->sack) || hook_store_options(skb, packet, &from, &to);
@@ -96,26 +98,23 @@ static __always_inline void note_synack(struct __sk_buff *skb, const struct pack
 	}
 }
 
-/* A client's SYN to the agent: no connection of its is known here. */
-static __always_inline enum reason client_syn(struct __sk_buff *skb, const struct packet *packet, __u32 *ifindex)
+/* A client's SYN to the agent. Return: REASON_AFFINITY_STRAIGHT when it has entries now. */
+SUBPROGRAM enum reason client_syn(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct handshake handshake = { .isn_in = packet->seq, .ifindex_in = skb->ifindex };
+	struct handshake handshake = { .ifindex_in = skb->ifindex };
 	const struct control *settings = hook_control();
-	struct front front = { .port = packet->key.dport };
+	struct front front = {};
 	enum reason why;
 
-	address_copy(front.addr, packet->key.daddr);
-	if (!settings || !bpf_map_lookup_elem(&fronts, &front))
+	if (!settings || !packet)
 		return REASON_NOT_OURS;
-	if (settings->affinity_ttl_ns) {
-		struct flow flow;
-		struct slot *slot = affinity_open(skb, packet, &front, settings, &flow);
-
-		if (slot) {
-			why = forward(skb, packet, &flow, slot, ifindex);
-			return why == REASON_FORWARDED_UP ? REASON_AFFINITY_STRAIGHT : why;
-		}
-	}
+	handshake.isn_in = packet->seq;
+	front.port = packet->key.dport;
+	address_copy(front.addr, packet->key.daddr);
+	if (!bpf_map_lookup_elem(&fronts, &front))
+		return REASON_NOT_OURS;
+	if (settings->affinity_ttl_ns && affinity_open(skb, packet, &front, settings))
+		return REASON_AFFINITY_STRAIGHT;
 	if (settings->hold_until_ns && bpf_ktime_get_ns() < settings->hold_until_ns)
 		return REASON_SYN_HELD;
 	why = hook_clean_syn(skb, packet, 0);
@@ -124,31 +123,44 @@ static __always_inline enum reason client_syn(struct __sk_buff *skb, const struc
 	return why;
 }
 
+/* The slot of the packet's connection, but for one whose client has come anew from the same address. */
+static __always_inline struct slot *find_live(const struct packet *packet, struct flow *flow)
+{
+	struct slot *slot = find(&packet->key, flow);
+
+	if (!slot || flow->from_pod || !(packet->flags & TCP_SYN) || slot_client_syn(slot, packet) != REASON_SYN_REUSED)
+		return slot;
+	slot_raise(slot, SLOT_ORPHAN);
+	note_end(slot, flow->slot);
+	bpf_map_delete_elem(&flows, &packet->key);
+	hook_count(REASON_SYN_REUSED);
+	return NULL;
+}
+
 static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *packet, __u32 *ifindex)
 {
 	struct flow flow;
-	struct slot *slot = find(&packet->key, &flow);
-	enum reason why;
+	struct slot *slot = find_live(packet, &flow);
+	enum reason why = REASON_NOT_OURS;
 
-	if (slot) {
-		why = flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
-		if (why == REASON_SYN_REUSED)
-			slot_raise(slot, SLOT_ORPHAN);
-		observe(skb, slot, packet, flow.slot, flow.from_pod);
-		if (why == REASON_SYN_LIVE)
-			hook_count(why);
-		if (why == REASON_NONE || why == REASON_SYN_LIVE)
-			return forward(skb, packet, &flow, slot, ifindex);
-		if (why != REASON_SYN_REUSED)
+	if (!slot && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+		why = client_syn(skb, packet);
+		if (why != REASON_AFFINITY_STRAIGHT)
 			return why;
-		bpf_map_delete_elem(&flows, &packet->key);
 		hook_count(why);
-	}
-	if ((packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-		return client_syn(skb, packet, ifindex);
-	if (packet->flags & TCP_SYN)
+		slot = find(&packet->key, &flow);
+	} else if (!slot && packet->flags & TCP_SYN) {
 		note_synack(skb, packet);
-	return REASON_NOT_OURS;
+	}
+	if (!slot)
+		return why == REASON_AFFINITY_STRAIGHT ? REASON_NO_ROUTE : REASON_NOT_OURS;
+	why = flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
+	observe(skb, slot, packet, flow.slot, flow.from_pod);
+	if (why == REASON_SYN_LIVE)
+		hook_count(why);
+	if (why == REASON_NONE || why == REASON_SYN_LIVE)
+		return forward(skb, packet, &flow, slot, ifindex);
+	return why;
 }
 
 /* The one place where a reason becomes a verdict: passed means that other programs on the device have their turn. */
@@ -160,7 +172,6 @@ static __always_inline int verdict(enum reason why, __u32 ifindex)
 	switch (why) {
 	case REASON_FORWARDED_UP:
 	case REASON_FORWARDED_DOWN:
-	case REASON_AFFINITY_STRAIGHT:
 		return (int)bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	case REASON_SYN_HELD:
 	case REASON_SYN_REPEATED:

@@ -91,6 +91,15 @@ static __always_inline void observe_up(struct endpoint_stats *stats, struct slot
 	stats->bytes_up += packet->len;
 }
 
+/* Return: whether the connection is over, at this very packet. */
+static __always_inline bool note_end(struct slot *slot, __u32 index)
+{
+	if (!slot_is_over(slot) || !slot_raise(slot, SLOT_ENDED))
+		return false;
+	tell(slot, index, EVENT_END, slot->last_ns, false);
+	return true;
+}
+
 /** observe() - one packet of a handed-over connection, after its slot has been brought up to date. Return: 0. */
 SUBPROGRAM int observe(struct __sk_buff *skb, struct slot *slot, const struct packet *packet, __u32 index, bool from_pod)
 {
@@ -110,10 +119,8 @@ SUBPROGRAM int observe(struct __sk_buff *skb, struct slot *slot, const struct pa
 		observe_up(stats, slot, packet);
 	if (from_pod && !(slot->flags & SLOT_ACKED) && slot_has_acked(slot) && slot_raise(slot, SLOT_ACKED))
 		tell(slot, index, EVENT_ACKED, slot->last_ns, true);
-	if (slot_is_over(slot) && slot_raise(slot, SLOT_ENDED)) {
+	if (note_end(slot, index))
 		stats->resets += slot->flags & SLOT_RESET ? 1 : 0;
-		tell(slot, index, EVENT_END, slot->last_ns, false);
-	}
 	return 0;
 }
 
