@@ -157,18 +157,26 @@ static void refuse_rule(struct client *client, enum http_rule rule)
 	client_refuse(client, http_rule_status(rule), "invalid_request_error", http_rule_text(rule), "", false);
 }
 
+/* In a drain a client that has just come may still send the request that it came for. */
+static const struct timeval *idle_timeout(const struct client *client)
+{
+	const struct agent_timeouts *timeouts = &client->agent->timeouts;
+
+	return client->agent->draining ? timeouts->linger : timeouts->keepalive;
+}
+
 static void await_head(struct client *client)
 {
 	bool begun = client->in.len;
 
-	if (client->eof || (client->agent->draining && !begun)) {
+	if (client->eof || (client->agent->draining && !begun && client->served)) {
 		client_close(client, false);
 		return;
 	}
 	if (!begun)
 		buffer_free(&client->in);
 	if (!begun || client->state != CLIENT_HEAD)
-		client_arm(client, begun ? client->agent->timeouts.head : client->agent->timeouts.keepalive);
+		client_arm(client, begun ? client->agent->timeouts.head : idle_timeout(client));
 	client_set_state(client, begun ? CLIENT_HEAD : CLIENT_IDLE);
 	peer_watch_readable(&client->peer, true);
 }
@@ -203,6 +211,7 @@ void client_next(struct client *client)
 	} else {
 		client_arm(client, NULL);
 		client_set_state(client, CLIENT_ACTIVE);
+		client->served = true;
 		exchange_begin(client, &head);
 	}
 }
@@ -332,7 +341,9 @@ void clients_close_idle(struct agent *agent)
 {
 	for (struct client *client = agent->clients, *next; client; client = next) {
 		next = client->next;
-		if (client->state == CLIENT_IDLE)
+		if (client->state == CLIENT_IDLE && client->served)
 			client_close(client, false);
+		else if (client->state == CLIENT_IDLE)
+			client_arm(client, idle_timeout(client));
 	}
 }

@@ -25,6 +25,7 @@ enum client_state {
 /**
  * struct client - @in: what was read and not yet passed on; in CLIENT_ACTIVE it begins with what the exchange keeps of
  * the body, followed by the bytes of the next requests. @eof: the client has said that it sends no more.
+ * @served: it has had a request.
  */
 struct client {
 	struct peer peer;
@@ -36,7 +37,7 @@ struct client {
 	struct http_head_scan scan;
 	struct address address;
 	enum client_state state;
-	bool eof;
+	bool eof, served;
 };
 
 /** client_accept() - takes over the accepted, non-blocking @fd. Return: 0 or -ENOMEM (then it is closed). */

@@ -54,7 +54,10 @@ struct datapath {
 	struct netlink *netlink;
 	struct conntrack *conntrack;
 	struct sockops *sockops;
+	bool leaving; /* nothing more is handed over */
 };
+
+enum { RELEASE_TRY_MS = 5 };
 
 const char *datapath_map_name(enum datapath_map map)
 {
@@ -282,7 +285,6 @@ int datapath_start(struct datapath *datapath)
 	devices_watch_endpoints(datapath->devices);
 	devices_refresh(datapath->devices);
 	flow_table_adopt(datapath->flows);
-	datapath_hold_syns(datapath, 0);
 	err = sockops_attach(datapath->bpf, &datapath->sockops);
 	if (err)
 		log_warn("no sockops on the agent's cgroup", "errno=%d", -err);
@@ -306,6 +308,40 @@ void datapath_close(struct datapath *datapath)
 	if (datapath->lock >= 0)
 		close(datapath->lock);
 	free(datapath);
+}
+
+bool datapath_is_open(const struct datapath *datapath)
+{
+	return datapath && !datapath->leaving;
+}
+
+static void try_release(evutil_socket_t fd, short what, void *arg)
+{
+	const struct timeval again = { .tv_usec = RELEASE_TRY_MS * 1000 };
+	struct datapath *datapath = arg;
+
+	(void)fd, (void)what;
+	if (flow_table_has_owned(datapath->flows)) {
+		event_base_once(datapath->agent->base, -1, EV_TIMEOUT, try_release, datapath, &again);
+		return;
+	}
+	flow_table_free(datapath->flows);
+	datapath->flows = NULL;
+	sockops_free(datapath->sockops);
+	datapath->sockops = NULL;
+	devices_free(datapath->devices);
+	datapath->devices = NULL;
+	close(datapath->lock);
+	datapath->lock = -1;
+	log_info("pin directory released", "dir=%s", datapath->agent->config.pin_dir);
+}
+
+void datapath_release(struct datapath *datapath)
+{
+	if (!datapath || datapath->leaving)
+		return;
+	datapath->leaving = true;
+	try_release(-1, 0, datapath);
 }
 
 void datapath_hold_syns(struct datapath *datapath, uint64_t ms)

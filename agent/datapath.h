@@ -53,6 +53,15 @@ int datapath_open(struct agent *agent, struct datapath **out);
 int datapath_start(struct datapath *datapath);
 void datapath_close(struct datapath *datapath);
 
+/**
+ * datapath_release() - gives the lock up, for a successor to start while this agent's relayed requests end. From then on
+ * nothing more is handed over here, and what has ended is the successor's to collect.
+ */
+void datapath_release(struct datapath *datapath);
+
+/** datapath_is_open() - whether connections can be handed over. @datapath: may be NULL. */
+bool datapath_is_open(const struct datapath *datapath);
+
 /** datapath_hold_syns() - while another agent takes over: clients' SYNs are dropped for that long, and come again. 0: no more. */
 void datapath_hold_syns(struct datapath *datapath, uint64_t ms);
 

@@ -54,6 +54,7 @@ struct flow_table {
 	size_t slots_bytes;
 	struct flow_local *local;
 	uint32_t *free;
+	uint32_t n_owned;
 	uint32_t n, n_free, n_affinity, high, sweep;
 	int32_t first, last;
 	struct ring_buffer *ring;
@@ -165,6 +166,7 @@ static void give_slot_back(struct flow_table *table, uint32_t index)
 	struct slot *slot = &table->slots[index];
 	const uint32_t gen = slot->gen + 1;
 
+	table->n_owned -= table->local[index].owner != NULL;
 	memset(slot, 0, sizeof(*slot)); /* SLOT_FREE */
 	slot->gen = gen;
 	table->local[index] = (struct flow_local){ .next = NO_SLOT };
@@ -189,6 +191,7 @@ int flow_open(struct flow_table *table, const struct flow_spec *spec, struct exc
 	table->counts.open++;
 	fill_slot(&table->slots[index], spec);
 	table->local[index] = (struct flow_local){ .owner = owner, .next = NO_SLOT };
+	table->n_owned++;
 	err = put_entries(table, spec, index);
 	if (err) {
 		give_slot_back(table, index);
@@ -215,9 +218,15 @@ bool flow_undo(struct flow_table *table, uint32_t index)
 	return unknown;
 }
 
+bool flow_table_has_owned(const struct flow_table *table)
+{
+	return table->n_owned;
+}
+
 void flow_disown(struct flow_table *table, uint32_t index, struct decision_ref logged)
 {
 	table->local[index].owner = NULL;
+	table->n_owned--;
 	table->local[index].logged = logged;
 	table->counts.handed++;
 	arm_tick(table);

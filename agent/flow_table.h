@@ -64,6 +64,9 @@ bool flow_undo(struct flow_table *table, uint32_t index);
 /** flow_disown() - the hand-over is complete: what the request holds is given back when the flow ends. */
 void flow_disown(struct flow_table *table, uint32_t index, struct decision_ref logged);
 
+/** flow_table_has_owned() - whether a request is being handed over at this moment. */
+bool flow_table_has_owned(const struct flow_table *table);
+
 /** flow_table_poll() - takes what the programs have told. */
 void flow_table_poll(struct flow_table *table);
 

@@ -75,7 +75,7 @@ static enum handoff_result is_wanted(const struct exchange *exchange)
 {
 	const struct agent *agent = exchange->client->agent;
 
-	if (!agent->datapath || agent->config.handoff == HANDOFF_NEVER)
+	if (!datapath_is_open(agent->datapath) || agent->config.handoff == HANDOFF_NEVER)
 		return HANDOFF_OFF;
 	if (!answer_streams(exchange))
 		return HANDOFF_NOT_STREAMED;
@@ -382,6 +382,8 @@ int handoff_complete(struct exchange *exchange)
 
 	handoff->planned = false;
 	handoff->begun_us = agent_now_us();
+	if (!datapath_is_open(exchange->client->agent->datapath))
+		return relayed(exchange, HANDOFF_OFF);
 	if (exchange->client->in.len > exchange->kept)
 		return relayed(exchange, HANDOFF_PIPELINED);
 	if (exchange->status || exchange->upstream->in.len)

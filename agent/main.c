@@ -26,6 +26,8 @@
 #include "lib/log.h"
 #include "lib/version.h"
 
+/* Of a drain: connections that are being opened end within GRACE_MS; a successor should listen within HOLD_MS. */
+enum { GRACE_MS = 20, HOLD_MS = 3000 };
 enum { EXIT_USAGE = 2, LINGER_MS = 2000, ALLOC_THRESHOLD = 4 << 20 };
 
 /* What only main() holds. */
@@ -34,6 +36,7 @@ struct process {
 	struct admin *admin;
 	struct listeners *listeners;
 	struct event *term, *interrupt, *hangup, *drain_timer;
+	bool terminating;
 };
 
 uint64_t agent_now_us(void)
@@ -85,7 +88,8 @@ static void on_drain_timeout(evutil_socket_t fd, short what, void *arg)
 	event_base_loopbreak(process->agent.base);
 }
 
-static void on_terminate(evutil_socket_t fd, short what, void *arg)
+/* Clients whose SYN was answered are accepted by now; others' SYNs are dropped and come again, perhaps to a successor. */
+static void drain(evutil_socket_t fd, short what, void *arg)
 {
 	struct process *process = arg;
 	struct agent *agent = &process->agent;
@@ -93,17 +97,31 @@ static void on_terminate(evutil_socket_t fd, short what, void *arg)
 		.tv_usec = (suseconds_t)(agent->config.drain_timeout_ms % 1000 * 1000) };
 
 	(void)fd, (void)what;
-	if (agent->draining) {
-		event_base_loopbreak(agent->base);
-		return;
-	}
 	agent->draining = true;
 	log_info("draining", "connections=%lu", (unsigned long)agent->n_clients);
 	listeners_close(process->listeners);
+	datapath_release(agent->datapath);
 	clients_close_idle(agent);
 	event_add(process->drain_timer, &timeout);
 	if (!agent->n_clients)
 		event_base_loopexit(agent->base, NULL);
+}
+
+static void on_terminate(evutil_socket_t fd, short what, void *arg)
+{
+	const struct timeval grace = { .tv_usec = GRACE_MS * 1000 };
+	struct process *process = arg;
+	struct agent *agent = &process->agent;
+
+	(void)fd, (void)what;
+	if (process->terminating) {
+		event_base_loopbreak(agent->base);
+		return;
+	}
+	process->terminating = true;
+	if (agent->datapath)
+		datapath_hold_syns(agent->datapath, HOLD_MS);
+	event_base_once(agent->base, -1, EV_TIMEOUT, drain, process, &grace);
 }
 
 static void on_hangup(evutil_socket_t fd, short what, void *arg)
@@ -287,7 +305,10 @@ static int init_parts(struct process *process)
 		err = init_admin(process);
 	if (!err)
 		err = watch_signals(process);
-	return err ? err : listeners_new(agent, &process->listeners);
+	err = err ? err : listeners_new(agent, &process->listeners);
+	if (!err && agent->datapath)
+		datapath_hold_syns(agent->datapath, 0); /* an earlier agent's clients may come now */
+	return err;
 }
 
 /* A client and its pod need two descriptors, a pipe two more. */

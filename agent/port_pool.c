@@ -3,6 +3,7 @@
 #include "agent/port_pool.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdlib.h>
 
 /* A ring: @n ports from @head on are free. */
@@ -47,7 +48,8 @@ static struct port_queue *queue_of(struct port_pool *pool, uint32_t endpoint)
 	queue = malloc(sizeof(*queue) + pool->size * sizeof(queue->port[0]));
 	if (!queue)
 		return NULL;
-	queue->head = 0;
+	/* Not where an agent begins that is just leaving, or an earlier one whose connections are in TIME_WAIT. */
+	queue->head = randombytes_uniform(pool->size);
 	queue->n = pool->size;
 	for (uint32_t i = 0; i < pool->size; i++)
 		queue->port[i] = (uint16_t)(pool->low + i);

@@ -21,7 +21,7 @@
 #include "agent/port_pool.h"
 #include "agent/tcp_repair.h"
 
-enum { PORT_TRIES = 8 };
+enum { PORT_TRIES = 16 };
 
 LIST_HEAD(upstream_list, upstream);
 
