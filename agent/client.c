@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "agent/conntrack.h"
+#include "agent/datapath.h"
 #include "agent/exchange.h"
 #include "agent/metrics.h"
 #include "agent/status.h"
@@ -26,6 +28,9 @@
 
 /* Of later requests, read ahead while one is answered. */
 enum { PIPELINED_MAX = 2 * HTTP_HEAD_MAX };
+
+/* SO_ORIGINAL_DST, and IP6T_SO_ORIGINAL_DST for IPv6 (linux/netfilter_ipv4.h, ip6_tables.h). */
+enum { ORIGINAL_DST = 80 };
 
 static const bool legal[CLIENT_STATE_N][CLIENT_STATE_N] = {
 	[CLIENT_IDLE] = { [CLIENT_IDLE] = true, [CLIENT_HEAD] = true, [CLIENT_ACTIVE] = true, [CLIENT_LINGER] = true,
@@ -105,6 +110,20 @@ void client_close(struct client *client, bool reset)
 	agent->n_clients--;
 	event_base_once(agent->base, -1, EV_TIMEOUT, client_free, client, &now);
 	agent_client_gone(agent);
+}
+
+/* Translation on the way (of a service's address, say) is undone; without any, there is nothing to ask. */
+int client_front(const struct client *client, struct address *out)
+{
+	const struct datapath *datapath = client->agent->datapath;
+	bool v4 = address_is_ipv4(&client->address);
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+
+	if (datapath && datapath_conntrack(datapath) && conntrack_is_active(datapath_conntrack(datapath)) &&
+		!getsockopt(client->peer.fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, ORIGINAL_DST, &sa, &len))
+		return address_from_sockaddr(out, (struct sockaddr *)&sa);
+	return peer_own_address(&client->peer, out);
 }
 
 void client_close_silently(struct client *client)

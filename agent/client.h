@@ -49,6 +49,9 @@ void client_close(struct client *client, bool reset);
 /** client_close_silently() - the kernel carries the connection on: no packet says that the agent has left it. */
 void client_close_silently(struct client *client);
 
+/** client_front() - the address that the client has connected to, from its point of view. Return: 0 or -errno. */
+int client_front(const struct client *client, struct address *out);
+
 /** client_next() - the exchange is over and the connection goes on: the next request, if it is there already. */
 void client_next(struct client *client);
 

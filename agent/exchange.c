@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/affinity.h"
 #include "agent/agent.h"
 #include "agent/client.h"
 #include "agent/datapath.h"
@@ -113,6 +114,8 @@ static void exchange_release(struct exchange *exchange, unsigned status)
 	decision_log_end(agent->decisions, exchange->logged, status, exchange->retries, duration_s);
 	log_request(exchange, status, duration_s);
 	endpoint_claim_release(agent->endpoints, &exchange->claim);
+	if (exchange->answered && exchange->decision.endpoint >= 0)
+		affinity_note(exchange->client, (uint32_t)exchange->decision.endpoint);
 	agent->handoffs.long_answers += exchange->bytes_down > HANDOFF_LONG_ANSWER;
 	exchange_free(exchange);
 }
@@ -120,6 +123,7 @@ static void exchange_release(struct exchange *exchange, unsigned status)
 void exchange_hand_over(struct exchange *exchange)
 {
 	exchange->upstream = NULL;
+	affinity_note(exchange->client, (uint32_t)exchange->decision.endpoint);
 	exchange_free(exchange);
 }
 

@@ -35,7 +35,7 @@
 #include "agent/flow_table.h"
 #include "agent/upstream.h"
 
-enum { ORIGINAL_DST = 80 /* SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST */, MSS_LEAST = 1220 };
+enum { MSS_LEAST = 1220 };
 
 static const char *const result_names[] = {
 #define HANDOFF_RESULT_NAME(name, text, meaning) text,
@@ -96,26 +96,6 @@ static void key_make(struct flow_key *key, const struct address *from, const str
 	key->dport = to->port_be;
 }
 
-static int own_address(int fd, struct address *out)
-{
-	struct sockaddr_storage sa;
-	socklen_t len = sizeof(sa);
-
-	return getsockname(fd, (struct sockaddr *)&sa, &len) ? -errno : address_from_sockaddr(out, (struct sockaddr *)&sa);
-}
-
-/* Where the client thinks that it has connected to, if that was translated on the way. */
-static int original_address(const struct client *client, struct address *out)
-{
-	struct sockaddr_storage sa;
-	socklen_t len = sizeof(sa);
-	bool v4 = address_is_ipv4(&client->address);
-
-	if (getsockopt(client->peer.fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, ORIGINAL_DST, &sa, &len))
-		return -errno;
-	return address_from_sockaddr(out, (struct sockaddr *)&sa);
-}
-
 static bool was_seen(struct agent *agent, const struct flow_key *key, struct handshake *out)
 {
 	int fd = datapath_map_fd(agent->datapath, MAP_HANDSHAKES);
@@ -126,21 +106,15 @@ static bool was_seen(struct agent *agent, const struct flow_key *key, struct han
 static enum handoff_result find_client(struct client *client, struct flow_spec *spec, struct handshake *seen)
 {
 	struct agent *agent = client->agent;
-	struct address front, original;
+	struct address front;
 
 	if (address_is_loopback(&client->address))
 		return HANDOFF_LOOPBACK;
-	if (own_address(client->peer.fd, &front))
+	if (client_front(client, &front))
 		return HANDOFF_KERNEL;
 	key_make(&spec->client, &client->address, &front);
 	if (was_seen(agent, &spec->client, seen))
 		return HANDOFF_HANDED;
-	if (!original_address(client, &original) && !address_equal(&original, &front)) {
-		front = original;
-		key_make(&spec->client, &client->address, &front);
-		if (was_seen(agent, &spec->client, seen))
-			return HANDOFF_HANDED;
-	}
 	devices_learn(datapath_devices(agent->datapath), &client->address, &front);
 	return HANDOFF_UNSEEN_CLIENT;
 }
@@ -155,7 +129,7 @@ static enum handoff_result find_pod(struct exchange *exchange, struct flow_spec 
 		return HANDOFF_LOOPBACK;
 	if (address_is_ipv4(pod) != address_is_ipv4(&exchange->client->address))
 		return HANDOFF_FAMILY;
-	if (own_address(exchange->upstream->peer.fd, &own))
+	if (peer_own_address(&exchange->upstream->peer, &own))
 		return HANDOFF_KERNEL;
 	key_make(&spec->pod, pod, &own);
 	return was_seen(agent, &spec->pod, seen) ? HANDOFF_HANDED : HANDOFF_UNSEEN_POD;

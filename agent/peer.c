@@ -113,6 +113,14 @@ void peer_close(struct peer *peer, bool reset)
 	close(fd);
 }
 
+int peer_own_address(const struct peer *peer, struct address *out)
+{
+	struct sockaddr_storage sa;
+	socklen_t len = sizeof(sa);
+
+	return getsockname(peer->fd, (struct sockaddr *)&sa, &len) ? -errno : address_from_sockaddr(out, (struct sockaddr *)&sa);
+}
+
 void peer_watch_readable(struct peer *peer, bool on)
 {
 	if (on == peer->reading)

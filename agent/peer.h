@@ -13,6 +13,7 @@
 
 #include "agent/buffer.h"
 #include "agent/pipe_pool.h"
+#include "lib/address.h"
 
 /* The most that one peer holds back for its socket: a read of the other side and a message head. Whoever feeds a peer
  * stops reading while something is held back (peer_is_blocked), so the bound is never reached by design. */
@@ -45,6 +46,9 @@ void peer_close(struct peer *peer, bool reset);
 
 /** peer_release() - gives the socket up without closing it. Return: it. */
 int peer_release(struct peer *peer);
+
+/** peer_own_address() - of this end. Return: 0 or -errno. */
+int peer_own_address(const struct peer *peer, struct address *out);
 
 void peer_watch_readable(struct peer *peer, bool on);
 
