@@ -54,8 +54,8 @@ check: all ## build and run all tests (root for the kernel parts)
 check-unit: $(TESTS) ## only the unit tests
 	$(Q)failed=0; for t in $(TESTS); do $$t || failed=1; done; exit $$failed
 
-check-fuzz: $(FUZZERS) ## a short run of every fuzz target over its corpus
-	$(Q)scripts/fuzz 5 $(FUZZERS)
+check-fuzz: $(FUZZERS) ## a short run of every fuzz target, over the same inputs each time
+	$(Q)scripts/fuzz again $(FUZZERS)
 
 fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 	$(Q)$(MAKE) --no-print-directory $(FUZZERS)
