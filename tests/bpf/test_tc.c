@@ -6,7 +6,7 @@
 #include "tests/bpf/world.h"
 #include "tests/unit/test.h"
 
-static const struct fixtures *const tables[] = { &fixtures_parse, &fixtures_translate };
+static const struct fixtures *const tables[] = { &fixtures_parse, &fixtures_translate, &fixtures_close, &fixtures_agent, &fixtures_syn };
 
 static bool is_allowed;
 
