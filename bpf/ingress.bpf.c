@@ -124,14 +124,14 @@ SUBPROGRAM enum reason client_syn(struct __sk_buff *skb, const struct packet *pa
 }
 
 /* The slot of the packet's connection, but for one whose client has come anew from the same address. */
-static __always_inline struct slot *find_live(const struct packet *packet, struct flow *flow)
+static __always_inline struct slot *find_live(struct __sk_buff *skb, const struct packet *packet, struct flow *flow)
 {
 	struct slot *slot = find(&packet->key, flow);
 
 	if (!slot || flow->from_pod || !(packet->flags & TCP_SYN) || slot_client_syn(slot, packet) != REASON_SYN_REUSED)
 		return slot;
 	slot_raise(slot, SLOT_ORPHAN);
-	note_end(slot, flow->slot);
+	observe(skb, slot, packet, flow->slot, false);
 	bpf_map_delete_elem(&flows, &packet->key);
 	hook_count(REASON_SYN_REUSED);
 	return NULL;
@@ -140,7 +140,7 @@ static __always_inline struct slot *find_live(const struct packet *packet, struc
 static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *packet, __u32 *ifindex)
 {
 	struct flow flow;
-	struct slot *slot = find_live(packet, &flow);
+	struct slot *slot = find_live(skb, packet, &flow);
 	enum reason why = REASON_NOT_OURS;
 
 	if (!slot && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
