@@ -386,6 +386,8 @@ void handoff_sent(struct exchange *exchange)
 	if (slot_of(exchange)->flags & SLOT_AGENT_FIN)
 		shutdown(exchange->upstream->peer.fd, SHUT_WR);
 	__atomic_store_n(&slot_of(exchange)->state, SLOT_HANDED, __ATOMIC_RELEASE);
+	/* While the pod is at work. */
+	upstream_pool_spare(exchange->client->agent->upstreams, exchange->upstream->endpoint);
 }
 
 static void forget_tracking(struct agent *agent, const struct slot *slot)
@@ -406,16 +408,13 @@ void handoff_acked(struct exchange *exchange)
 	struct client *client = exchange->client;
 	struct agent *agent = client->agent;
 	const struct slot *slot = slot_of(exchange);
-	struct upstream *upstream = exchange->upstream;
-	uint32_t endpoint = upstream->endpoint;
 
 	agent->handoffs.result[HANDOFF_HANDED]++;
 	flow_disown(datapath_flows(agent->datapath), exchange->handoff.flow, exchange->logged);
-	upstream_close_silently(upstream);
+	upstream_close_silently(exchange->upstream);
 	exchange_hand_over(exchange);
 	client_close_silently(client);
 	forget_tracking(agent, slot);
-	upstream_pool_spare(agent->upstreams, endpoint);
 }
 
 void handoff_failed(struct exchange *exchange, int err)
