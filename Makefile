@@ -58,7 +58,7 @@ check-fuzz: $(FUZZERS) ## a short run of every fuzz target, over the same inputs
 	$(Q)scripts/fuzz again $(FUZZERS)
 
 fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
-	$(Q)$(MAKE) --no-print-directory $(FUZZERS)
+	$(Q)scripts/install-deps test && $(MAKE) --no-print-directory $(FUZZERS)
 	$(Q)scripts/fuzz $(or $(FUZZ_SECONDS),600) $(FUZZERS)
 
 bench: all build/bench/decide ## measure; see bench/README.md
@@ -66,11 +66,11 @@ bench: all build/bench/decide ## measure; see bench/README.md
 	$(Q)build/bench/decide
 	$(Q)bench/run
 
-install: all ## into DESTDIR and PREFIX
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(addprefix build/man/,$(filter %.1,$(MAN))) $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 644 $(addprefix build/man/,$(filter %.8,$(MAN))) $(DESTDIR)$(PREFIX)/share/man/man8
+install: all ## into DESTDIR and PREFIX: programs, manual pages, a systemd unit
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(addprefix build/man/,$(filter %.1,$(MAN)))
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(addprefix build/man/,$(filter %.8,$(MAN)))
+	sed 's|@bindir@|$(PREFIX)/bin|' deploy/systemd/llmd-agent.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/llmd-agent.service
 
 fmt: ## format all C files
 	clang-format -i $$(git ls-files '*.c' '*.h')

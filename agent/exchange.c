@@ -81,7 +81,7 @@ static void log_request(const struct exchange *exchange, unsigned status, double
 	char client[ADDRESS_TEXT_MAX];
 
 	log_debug("request",
-		"id=%s client=%s path=%s pod=%s reason=%s session=%s status=%u blocks=%u cached=%u tokens=%u uncached=%u retries=%u "
+		"id=%s client=%s path=%s pod=%s reason=%s session=\"%s\" status=%u blocks=%u cached=%u tokens=%u uncached=%u retries=%u "
 		"up=%" PRIu64 " down=%" PRIu64 " seconds=%.6f",
 		exchange->request_id, address_format(&exchange->client->address, client), prompt_api_name(exchange->api),
 		endpoint_name(exchange), decision_reason_name(exchange->decision.reason), exchange->session_source, status,

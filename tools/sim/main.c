@@ -157,9 +157,10 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	for (size_t i = 0; i < config.listen.n; i++) {
 		struct pod *pod = calloc(1, sizeof(*pod));
+		int err = pod ? pod_start(pod, base, &config, config.listen.item[i]) : -ENOMEM;
 
-		if (!pod || pod_start(pod, base, &config, config.listen.item[i]))
-			return EXIT_FAILURE;
+		if (err)
+			return err == -EINVAL ? EXIT_USAGE : EXIT_FAILURE;
 	}
 	event_base_dispatch(base);
 	return EXIT_SUCCESS;

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the programs say of themselves, what they refuse, and what is installed."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.request
+
+import pytest
+from conftest import BUILD, Agent, Pod, answer
+
+PROGRAMS = ("llmd-agent", "llmd-sim", "llmd-load")
+ROOT = os.path.join(os.path.dirname(__file__), "../..")
+
+
+def call(program, *args, env=None):
+    return subprocess.run([f"{BUILD}/{program}", *args], capture_output=True, text=True, timeout=20, env={**os.environ, **(env or {})})
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_and_manual_agree(program):
+    usage, manual = call(program, "--help").stdout, call(program, "--man").stdout
+    in_help = re.findall(r"^  --([a-z0-9-]+)", usage, re.M)
+    in_manual = [name.replace("\\-", "-") for name in re.findall(r'^\.BI? "\\-\\-([a-z0-9\\-]+)', manual, re.M)]
+    assert in_help[:-1] == in_manual and len(in_manual) > 10
+    assert call(program, "--version").stdout.startswith(f"{program} ")
+
+
+@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_manual_is_well_formed(program, tmp_path):
+    page = tmp_path / "page.8"
+    page.write_text(call(program, "--man").stdout)
+    done = subprocess.run(["mandoc", "-T", "lint", "-W", "error", str(page)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+POD = ("--endpoint", "127.0.0.1:9")
+REFUSED = [
+    ("llmd-agent", (), "--endpoint", "at least one"),
+    ("llmd-agent", (*POD, *POD), '"127.0.0.1:9"', "twice"),
+    ("llmd-agent", (*POD, "--listen", "1.2.3.4"), '"1.2.3.4"', "address"),
+    ("llmd-agent", (*POD, "--max-connections", "-1"), '"-1"', "from 16"),
+    ("llmd-agent", (*POD, "--max-body", "1X"), '"1X"', "16M"),
+    ("llmd-agent", (*POD, "--head-timeout", "0"), '"0"', "above 0"),
+    ("llmd-agent", (*POD, "--session-ttl", "99999999999999h"), '"99999999999999h"', "duration"),
+    ("llmd-agent", (*POD, "--request-buffer", "1K"), '"1K"', "16K to 1G"),
+    ("llmd-agent", (*POD, "--weight", "cache=nan,load=1"), '"cache=nan,load=1"', "cache=W"),
+    ("llmd-agent", (*POD, "--affinity-threshold", "2"), '"2"', "from 0 to 1"),
+    ("llmd-agent", (*POD, "--session-header", "a b"), '"a b"', "field name"),
+    ("llmd-agent", (*POD, "--prefix-blocks-max", "1024"), "--endpoint-blocks", "--prefix-blocks-max"),
+    ("llmd-agent", (*POD, "--no-such-thing"), "--no-such-thing", "unrecognized"),
+    ("llmd-agent", (*POD, "word"), '"word"', "--help"),
+    ("llmd-agent", (*POD, "--session-secret-file", "/nonexistent", "--check-config"), "/nonexistent", "No such file"),
+    ("llmd-sim", (), "--listen", "at least one"),
+    ("llmd-sim", ("--listen", "x"), '"x"', "ADDR:PORT"),
+    ("llmd-load", ("--target", "ftp://a"), '"ftp://a"', "http://"),
+    ("llmd-load", ("--dry-run",), "--dry-run", "--trace"),
+    ("llmd-load", ("--trace", "/nonexistent"), "/nonexistent", "No such file"),
+]
+
+
+@pytest.mark.parametrize("program, args, what, allowed", REFUSED)
+def test_refusals_name_option_value_and_what_is_allowed(program, args, what, allowed):
+    done = call(program, *args)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert what in done.stderr and allowed in done.stderr
+
+
+def test_environment_stands_for_options():
+    good = {"LLMD_ENDPOINT": "127.0.0.1:1 127.0.0.1:2", "LLMD_POLICY": "session"}
+    assert call("llmd-agent", "--check-config", env=good).returncode == 0
+    bad = call("llmd-agent", "--check-config", env={**good, "LLMD_POLICY": "best"})
+    assert bad.returncode == 2 and "--policy" in bad.stderr and '"best"' in bad.stderr
+    assert call("llmd-agent", "--check-config", "--policy", "session", env={**good, "LLMD_POLICY": "best"}).returncode == 0
+
+
+def test_logs_are_json(run):
+    pod = run(Pod, lambda c, r: c.sendall(answer(b"ok")))
+    agent = run(Agent, [pod.endpoint], "--log-format", "json", "--log-level", "debug")
+    body = json.dumps({"model": 'quo"te\n', "user": "\t", "messages": [{"role": "user", "content": "x"}]}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{agent.url}/v1/chat/completions", body), timeout=10).close()
+    with agent.connect() as c:
+        c.sendall(b"GET / HTTP/1.1\r\n\xff: a\r\n\r\n")
+        c.recv(100)
+    lines = [json.loads(line) for line in open(agent.log, encoding="utf-8")]
+    request = [line for line in lines if line["msg"] == "request"]
+    assert request[0]["status"] == 200 and request[0]["pod"] == pod.endpoint and request[0]["session"] == "body user"
+    assert any(line["msg"] == "request refused" and line["rule"] == "field" for line in lines)
+
+
+def test_decisions_are_utf_8_whatever_the_model_is_called(run):
+    pod = run(Pod, lambda c, r: c.sendall(answer(b"ok")))
+    agent = run(Agent, [pod.endpoint])
+    body = b'{"model":"\xff' + "\u00e4".encode() * 40 + b'","messages":[]}'
+    urllib.request.urlopen(urllib.request.Request(f"{agent.url}/v1/chat/completions", body), timeout=10).close()
+    assert agent.json("/v1/decisions?last=1")[0]["model"].startswith("??")
+
+
+@pytest.mark.skipif("san" in BUILD, reason="once is enough")
+def test_what_is_installed(tmp_path):
+    done = subprocess.run(["make", "-C", ROOT, "install", f"DESTDIR={tmp_path}", "PREFIX=/opt/x"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    there = {os.path.relpath(os.path.join(folder, name), tmp_path) for folder, _, names in os.walk(tmp_path) for name in names}
+    wanted = {f"opt/x/bin/{p}" for p in PROGRAMS} | {"opt/x/share/man/man8/llmd-agent.8", "opt/x/lib/systemd/system/llmd-agent.service"}
+    assert wanted <= there and all(os.access(tmp_path / "opt/x/bin" / p, os.X_OK) for p in PROGRAMS)
+    assert "ExecStart=/opt/x/bin/llmd-agent\n" in (tmp_path / "opt/x/lib/systemd/system/llmd-agent.service").read_text()
