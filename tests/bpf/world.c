@@ -261,6 +261,13 @@ bool world_affinity(const struct flow_key *key, struct affinity_entry *out)
 	return !bpf_map_lookup_elem(bpf_map__fd(world.bpf->maps.affinity), &affinity, out);
 }
 
+bool world_takes_slot(void)
+{
+	uint32_t number = 0;
+
+	return !bpf_map_lookup_and_delete_elem(bpf_map__fd(world.bpf->maps.affinity_slots), NULL, &number) && number == STRAIGHT_SLOT;
+}
+
 /* ---- what a fixture says ---- */
 
 static void put_endpoint(uint32_t index, const char *pod, const char *node, const struct fixture *fixture)

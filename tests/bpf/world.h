@@ -41,6 +41,8 @@ bool world_flow(const struct flow_key *key, struct flow *out);
 size_t world_flow_count(void);
 bool world_handshake(const struct flow_key *key, struct handshake *out);
 bool world_affinity(const struct flow_key *key, struct affinity_entry *out);
+/** world_takes_slot() - out of the queue for straight connections. Return: whether there was one, the right one. */
+bool world_takes_slot(void);
 uint64_t world_now_ns(void);
 
 /** world_key() - of packets from one address to another, as in struct wire. */
