@@ -141,26 +141,27 @@ static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *
 {
 	struct flow flow;
 	struct slot *slot = find_live(skb, packet, &flow);
-	enum reason why = REASON_NOT_OURS;
+	bool straight = false;
+	enum reason why;
 
 	if (!slot && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		why = client_syn(skb, packet);
 		if (why != REASON_AFFINITY_STRAIGHT)
 			return why;
-		hook_count(why);
+		straight = true;
 		slot = find(&packet->key, &flow);
 	} else if (!slot && packet->flags & TCP_SYN) {
 		note_synack(skb, packet);
 	}
 	if (!slot)
-		return why == REASON_AFFINITY_STRAIGHT ? REASON_NO_ROUTE : REASON_NOT_OURS;
+		return REASON_NOT_OURS;
 	why = flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
 	observe(skb, slot, packet, flow.slot, flow.from_pod);
 	if (why == REASON_SYN_LIVE)
 		hook_count(why);
 	if (why == REASON_NONE || why == REASON_SYN_LIVE)
-		return forward(skb, packet, &flow, slot, ifindex);
-	return why;
+		why = forward(skb, packet, &flow, slot, ifindex);
+	return straight && why == REASON_FORWARDED_UP ? REASON_AFFINITY_STRAIGHT : why;
 }
 
 /* The one place where a reason becomes a verdict: passed means that other programs on the device have their turn. */
@@ -172,6 +173,7 @@ static __always_inline int verdict(enum reason why, __u32 ifindex)
 	switch (why) {
 	case REASON_FORWARDED_UP:
 	case REASON_FORWARDED_DOWN:
+	case REASON_AFFINITY_STRAIGHT:
 		return (int)bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	case REASON_SYN_HELD:
 	case REASON_SYN_REPEATED:
