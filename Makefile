@@ -19,7 +19,7 @@ comma := ,
 # What is built: one list a part.
 BPF := ingress egress sockops
 LIB := option address log histogram session_hash
-AGENT := admin affinity attach buffer client config conntrack datapath decide decision_log devices endpoint exchange flow_table forward handoff \
+AGENT := admin affinity attach buffer client config conntrack datapath decide decision_log devices endpoint exchange flow_adopt flow_events flow_table forward handoff \
 	http_body http_head http_rewrite json kernel_features listener metrics netlink netlink_request peer pins pipe_pool port_pool \
 	prefix prefix_hash prober prompt response session session_key sockops status tcp_repair upstream
 TOOLS := llmd-sim llmd-load

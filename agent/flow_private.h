@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Within the flow table.
+ *
+ *	flow_table.c	entries and slots: open, undo, close, reset
+ *	flow_events.c	what the programs tell, and the ends that nobody told
+ *	flow_adopt.c	what an earlier agent has left
+ */
+#ifndef LLMD_AGENT_FLOW_PRIVATE_H
+#define LLMD_AGENT_FLOW_PRIVATE_H
+
+#include <event2/event.h>
+
+#include "agent/agent.h"
+#include "agent/datapath.h"
+#include "agent/endpoint.h"
+#include "agent/flow_table.h"
+
+enum { NO_SLOT = -1 };
+
+struct ring_buffer;
+
+/* What only the agent needs of a slot. @next: in the queue of ended ones, in the order of @due_ms. */
+struct flow_local {
+	struct exchange *owner;
+	struct decision_ref logged;
+	uint64_t due_ms;
+	int32_t next;
+	bool lingers;
+};
+
+/* @free: a stack, so that few slots are touched; @high: slots from there on were never used. */
+struct flow_table {
+	struct agent *agent;
+	struct datapath *datapath;
+	struct slot *slots;
+	size_t slots_bytes;
+	struct flow_local *local;
+	uint32_t *free;
+	uint32_t n_owned;
+	uint32_t n, n_free, n_affinity, high, sweep;
+	int32_t first, last;
+	struct ring_buffer *ring;
+	struct event *wake, *tick, *second;
+	struct flow_counts counts;
+};
+
+static inline bool flow_is_straight(const struct flow_table *table, uint32_t index)
+{
+	return index >= table->n - table->n_affinity;
+}
+
+/** flow_close() - its end is known: counts it, gives back what it holds. */
+void flow_close(struct flow_table *table, uint32_t index);
+
+/** flow_reset() - tells both sides that it is over, with the numbers that they expect, and closes. */
+void flow_reset(struct flow_table *table, uint32_t index, const char *why);
+
+/** flow_count_end() - once: the request is over, whatever its packets still do. */
+void flow_count_end(struct flow_table *table, uint32_t index);
+
+/** flow_note_first() - content has come: the prompt has been computed. */
+void flow_note_first(struct flow_table *table, uint32_t index);
+
+int flow_events_init(struct flow_table *table);
+void flow_events_free(struct flow_table *table);
+
+/** flow_linger() - it has ended: closes it after a while. */
+void flow_linger(struct flow_table *table, uint32_t index);
+
+/** flow_arm_tick() - looks at the ring buffer now and then, while there is something to wait for. */
+void flow_arm_tick(struct flow_table *table);
+
+#endif
