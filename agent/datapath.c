@@ -32,6 +32,7 @@
 #include "agent/endpoint.h"
 #include "agent/flow_table.h"
 #include "agent/kernel_features.h"
+#include "agent/mirror.h"
 #include "agent/netlink.h"
 #include "agent/pins.h"
 #include "agent/sockops.h"
@@ -54,6 +55,7 @@ struct datapath {
 	struct netlink *netlink;
 	struct conntrack *conntrack;
 	struct sockops *sockops;
+	struct mirror *mirror;
 	bool leaving; /* nothing more is handed over */
 };
 
@@ -77,6 +79,11 @@ uint32_t datapath_map_size(const struct datapath *datapath, enum datapath_map ma
 struct control *datapath_control(const struct datapath *datapath)
 {
 	return datapath->control;
+}
+
+struct mirror *datapath_mirror(const struct datapath *datapath)
+{
+	return datapath->mirror;
 }
 
 struct flow_table *datapath_flows(const struct datapath *datapath)
@@ -285,6 +292,10 @@ int datapath_start(struct datapath *datapath)
 	devices_watch_endpoints(datapath->devices);
 	devices_refresh(datapath->devices);
 	flow_table_adopt(datapath->flows);
+	err = mirror_new(datapath->agent, datapath, &datapath->mirror);
+	if (err)
+		return err;
+	mirror_load(datapath->mirror, agent_now_ms());
 	err = sockops_attach(datapath->bpf, &datapath->sockops);
 	if (err)
 		log_warn("no sockops on the agent's cgroup", "errno=%d", -err);
@@ -293,20 +304,34 @@ int datapath_start(struct datapath *datapath)
 	return 0;
 }
 
+/* From here on a successor may look after all this. */
+static void stop_serving(struct datapath *datapath)
+{
+	if (datapath->mirror)
+		mirror_flush(datapath->mirror);
+	mirror_free(datapath->mirror);
+	sockops_free(datapath->sockops);
+	flow_table_free(datapath->flows);
+	devices_free(datapath->devices);
+	datapath->mirror = NULL;
+	datapath->sockops = NULL;
+	datapath->flows = NULL;
+	datapath->devices = NULL;
+	if (datapath->lock >= 0)
+		close(datapath->lock);
+	datapath->lock = -1;
+}
+
 void datapath_close(struct datapath *datapath)
 {
 	if (!datapath)
 		return;
-	sockops_free(datapath->sockops);
-	flow_table_free(datapath->flows);
-	devices_free(datapath->devices);
+	stop_serving(datapath);
 	conntrack_free(datapath->conntrack);
 	netlink_free(datapath->netlink);
 	if (datapath->control)
 		munmap(datapath->control, sizeof(*datapath->control));
 	llmd_bpf__destroy(datapath->bpf);
-	if (datapath->lock >= 0)
-		close(datapath->lock);
 	free(datapath);
 }
 
@@ -325,14 +350,7 @@ static void try_release(evutil_socket_t fd, short what, void *arg)
 		event_base_once(datapath->agent->base, -1, EV_TIMEOUT, try_release, datapath, &again);
 		return;
 	}
-	flow_table_free(datapath->flows);
-	datapath->flows = NULL;
-	sockops_free(datapath->sockops);
-	datapath->sockops = NULL;
-	devices_free(datapath->devices);
-	datapath->devices = NULL;
-	close(datapath->lock);
-	datapath->lock = -1;
+	stop_serving(datapath);
 	log_info("pin directory released", "dir=%s", datapath->agent->config.pin_dir);
 }
 

@@ -24,7 +24,6 @@
  */
 #include "agent/decide.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <sodium.h>
@@ -59,30 +58,6 @@ struct decider {
 	uint16_t candidate[ENDPOINT_MAX];
 	double inflight[ENDPOINT_MAX], load[ENDPOINT_MAX]; /* by endpoint */
 };
-
-static const char *const reason_names[] = { "session", "session_saturated", "session_lost", "prefix", "prefix_saturated",
-	"score", "load", "round_robin", "none" };
-static_assert(sizeof(reason_names) / sizeof(reason_names[0]) == DECISION_REASON_N, "a name for each reason");
-
-const char *decision_reason_name(enum decision_reason reason)
-{
-	return reason_names[reason];
-}
-
-const char *policy_name(enum policy policy)
-{
-	switch (policy) {
-	case POLICY_PREFIX_CACHE_AWARE:
-		return "prefix-cache-aware";
-	case POLICY_SESSION:
-		return "session";
-	case POLICY_LEAST_LOAD:
-		return "least-load";
-	case POLICY_ROUND_ROBIN:
-		return "round-robin";
-	}
-	return "unknown";
-}
 
 struct decider *decider_new(const struct decide_config *config, struct endpoint_table *endpoints)
 {
@@ -252,8 +227,7 @@ static void survey(struct choice *choice)
 	choice->per_block = choice->request->n_blocks ? 1.0 / choice->request->n_blocks : 0;
 }
 
-/* What was known of an earlier pod at an index is forgotten before the index is used again. */
-static void follow_generations(struct decider *decider)
+void decider_follow_endpoints(struct decider *decider)
 {
 	if (decider->seen_changes == decider->endpoints->changes)
 		return;
@@ -415,7 +389,7 @@ static void remember(struct choice *choice, const struct decision *decision, uin
 	if (request->has_session)
 		session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
 	session_expire(decider->sessions, now_ms, EXPIRE_STEPS);
-	prefix_insert(decider->prefixes, i, request->blocks, request->n_blocks);
+	prefix_insert(decider->prefixes, i, request->blocks, request->n_blocks, now_ms);
 	note_placed(decider, i, decision->uncached_tokens, now_ms);
 	decider->queried_blocks += request->n_blocks;
 	decider->hit_blocks += decision->cached_blocks;
@@ -436,7 +410,7 @@ int decide(struct decider *decider, const struct decide_request *request, uint64
 	enum decision_reason reason = DECISION_NONE;
 	int endpoint;
 
-	follow_generations(decider);
+	decider_follow_endpoints(decider);
 	survey(&choice);
 	prefix_match(decider->prefixes, request->blocks, request->n_blocks, decider->endpoints->n, decider->depth);
 	endpoint = choose(&choice, now_ms, &reason);
@@ -454,6 +428,16 @@ void decider_forget_endpoint(struct decider *decider, uint32_t index)
 {
 	prefix_clear(decider->prefixes, index);
 	decider->placed[index] = 0;
+}
+
+struct session_table *decider_sessions(const struct decider *decider)
+{
+	return decider->sessions;
+}
+
+struct prefix_index *decider_prefixes(const struct decider *decider)
+{
+	return decider->prefixes;
 }
 
 int decider_session_get(const struct decider *decider, uint64_t session, uint64_t now_ms, uint32_t *index, uint64_t *uses,
@@ -482,6 +466,7 @@ void decider_get_stats(const struct decider *decider, struct decider_stats *out)
 		.sessions_evicted = sessions.evicted,
 		.sessions_expired = sessions.expired,
 		.prefix_blocks = prefixes.pairs,
+		.prefix_blocks_distinct = prefixes.blocks,
 		.prefix_blocks_max = prefixes.max,
 		.prefix_evicted = prefixes.evicted,
 		.queried_blocks = decider->queried_blocks,

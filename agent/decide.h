@@ -66,6 +66,8 @@ struct decision {
 };
 
 struct decider;
+struct prefix_index;
+struct session_table;
 
 struct decider *decider_new(const struct decide_config *config, struct endpoint_table *endpoints);
 void decider_free(struct decider *decider);
@@ -81,6 +83,13 @@ int decide(struct decider *decider, const struct decide_request *request, uint64
 /** decider_forget_endpoint() - its prefixes and sessions are worthless: it is gone or was restarted. */
 void decider_forget_endpoint(struct decider *decider, uint32_t index);
 
+/** decider_follow_endpoints() - what was known of an earlier pod at an index is forgotten; decide() begins with it. */
+void decider_follow_endpoints(struct decider *decider);
+
+/** decider_sessions(), decider_prefixes() - the tables, for who keeps a copy of them (mirror.c). */
+struct session_table *decider_sessions(const struct decider *decider);
+struct prefix_index *decider_prefixes(const struct decider *decider);
+
 /** decider_session_get() - Return: 0 with the endpoint's index, use count and age, or -ENOENT. */
 int decider_session_get(const struct decider *decider, uint64_t session, uint64_t now_ms, uint32_t *index, uint64_t *uses,
 	uint64_t *idle_ms);
@@ -88,6 +97,7 @@ int decider_session_get(const struct decider *decider, uint64_t session, uint64_
 struct decider_stats {
 	uint64_t sessions, sessions_max, sessions_evicted, sessions_expired;
 	uint64_t prefix_blocks, prefix_blocks_max, prefix_evicted; /* (endpoint, block) pairs */
+	uint64_t prefix_blocks_distinct;
 	uint64_t queried_blocks, hit_blocks;			   /* of all decisions, estimated */
 	uint64_t bytes;						   /* memory of both tables */
 };

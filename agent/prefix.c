@@ -4,10 +4,10 @@
  *
  * How it works
  *
- * A block, found by its hash, knows the set of endpoints that hold it: a few indexes in place, a bitmap beyond that. A
- * pair, found by block and endpoint, hangs in the endpoint's list in the order of last use. A match walks the prompt's
- * blocks while any endpoint is left that has held all so far, intersecting bitmaps, so it costs the same whether one
- * endpoint or a thousand hold the head.
+ * A block, found by its hash, knows the set of endpoints that hold it (prefix_block.h). A pair, found by block and
+ * endpoint, hangs in the endpoint's list in the order of last use. A match walks the prompt's blocks while any endpoint is
+ * left that has held all so far, intersecting bitmaps, so it costs the same whether one endpoint or a thousand hold the
+ * head.
  *
  * Ageing follows vLLM (vllm/v1/core/block_pool.py, single_type_kv_cache_manager.py): the blocks of a finished request are
  * freed in reverse order, so of one prompt the tail is evicted before the head. Hence blocks are used here from the last
@@ -17,24 +17,16 @@
  */
 #include "agent/prefix.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-enum { NONE = UINT32_MAX, INLINE_HOLDERS = 6, WORDS = ENDPOINT_MAX / 64, BATCH = 64 };
+#include "agent/prefix_block.h"
+#include "agent/prefix_match.h"
 
-struct bitmap {
-	uint64_t word[WORDS];
-};
-
-struct block {
-	uint64_t hash;
-	uint32_t chain;
-	uint16_t n_holders;
-	uint16_t holder[INLINE_HOLDERS]; /* while n_holders <= INLINE_HOLDERS and no bitmap */
-	struct bitmap *bitmap;
-};
+enum { NONE = UINT32_MAX, BATCH = 64 };
 
 struct pair {
 	uint32_t block, endpoint, chain, older, newer;
@@ -45,12 +37,15 @@ struct lru {
 };
 
 struct prefix_index {
-	uint64_t max, n_pairs, n_blocks, n_bitmaps, evicted;
+	uint64_t max, n_pairs, n_blocks, n_many, evicted;
+	uint64_t now_ms; /* of the latest use: the blocks keep low bits of theirs */
 	uint32_t mask;
 	uint32_t free_block, fresh_block, free_pair, fresh_pair;
 	uint32_t *block_buckets, *pair_buckets; /* index + 1; 0: empty */
 	struct block *blocks;
 	struct pair *pairs;
+	void (*changed)(void *ctx, const uint64_t *hashes, uint32_t n);
+	void *ctx;
 	struct lru lru[ENDPOINT_MAX];
 };
 
@@ -103,72 +98,12 @@ void prefix_index_free(struct prefix_index *index)
 	if (!index)
 		return;
 	for (uint32_t i = 0; index->blocks && i < index->fresh_block; i++)
-		free(index->blocks[i].bitmap);
+		free(index->blocks[i].many);
 	release(index->block_buckets, buckets_size(index));
 	release(index->pair_buckets, buckets_size(index));
 	release(index->blocks, index->max * sizeof(*index->blocks));
 	release(index->pairs, index->max * sizeof(*index->pairs));
 	free(index);
-}
-
-/* ---- the set of holders of a block ---- */
-
-static void holders_to_bitmap(const struct block *block, struct bitmap *out)
-{
-	if (block->bitmap) {
-		*out = *block->bitmap;
-		return;
-	}
-	memset(out, 0, sizeof(*out));
-	for (unsigned i = 0; i < block->n_holders; i++)
-		out->word[block->holder[i] / 64] |= 1ull << block->holder[i] % 64;
-}
-
-static bool holders_add(struct prefix_index *index, struct block *block, uint32_t endpoint)
-{
-	if (!block->bitmap && block->n_holders < INLINE_HOLDERS) {
-		block->holder[block->n_holders++] = (uint16_t)endpoint;
-		return true;
-	}
-	if (!block->bitmap) {
-		struct bitmap *bitmap = malloc(sizeof(*bitmap));
-
-		if (!bitmap)
-			return false;
-		holders_to_bitmap(block, bitmap);
-		block->bitmap = bitmap;
-		index->n_bitmaps++;
-	}
-	block->bitmap->word[endpoint / 64] |= 1ull << endpoint % 64;
-	block->n_holders++;
-	return true;
-}
-
-/* Back in place only well below the limit, so that a set at its edge does not go to and fro. */
-static void bitmap_to_inline(struct prefix_index *index, struct block *block)
-{
-	unsigned n = 0;
-
-	for (unsigned w = 0; w < WORDS; w++)
-		for (uint64_t word = block->bitmap->word[w]; word; word &= word - 1)
-			block->holder[n++] = (uint16_t)(w * 64 + (unsigned)__builtin_ctzll(word));
-	free(block->bitmap);
-	block->bitmap = NULL;
-	index->n_bitmaps--;
-}
-
-static void holders_remove(struct prefix_index *index, struct block *block, uint32_t endpoint)
-{
-	block->n_holders--;
-	if (block->bitmap) {
-		block->bitmap->word[endpoint / 64] &= ~(1ull << endpoint % 64);
-		if (block->n_holders <= INLINE_HOLDERS / 2)
-			bitmap_to_inline(index, block);
-		return;
-	}
-	for (unsigned i = 0; i < block->n_holders; i++)
-		if (block->holder[i] == endpoint)
-			block->holder[i] = block->holder[block->n_holders];
 }
 
 /* ---- the two hash tables ---- */
@@ -230,10 +165,10 @@ static void block_drop(struct prefix_index *index, uint32_t i)
 			at = index->blocks[at].chain;
 		index->blocks[at].chain = index->blocks[i].chain;
 	}
-	if (index->blocks[i].bitmap)
-		index->n_bitmaps--;
-	free(index->blocks[i].bitmap);
-	index->blocks[i].bitmap = NULL;
+	if (index->blocks[i].many)
+		index->n_many--;
+	free(index->blocks[i].many);
+	index->blocks[i].many = NULL;
 	index->blocks[i].chain = index->free_block;
 	index->free_block = i;
 	index->n_blocks--;
@@ -275,7 +210,9 @@ static void pair_drop(struct prefix_index *index, uint32_t i)
 	}
 	lru_remove(index, i);
 	index->lru[pair->endpoint].n--;
-	holders_remove(index, block, pair->endpoint);
+	if (index->changed)
+		index->changed(index->ctx, &block->hash, 1);
+	holders_remove(block, (uint16_t)pair->endpoint, &index->n_many);
 	if (!block->n_holders)
 		block_drop(index, pair->block);
 	pair->chain = index->free_pair;
@@ -331,22 +268,14 @@ static void prefetch_blocks(const struct prefix_index *index, const uint64_t *bl
 	}
 }
 
-static void note_depth(const struct bitmap *lost, uint16_t reached, uint16_t *depth)
-{
-	for (unsigned w = 0; w < WORDS; w++)
-		for (uint64_t word = lost->word[w]; word; word &= word - 1)
-			depth[w * 64 + (unsigned)__builtin_ctzll(word)] = reached;
-}
-
 uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, uint32_t n, uint32_t n_endpoints,
 	uint16_t *depth)
 {
-	struct bitmap alive, lost, holders;
+	struct match match = { .depth = depth };
 	uint32_t reached;
 
 	memset(depth, 0, n_endpoints * sizeof(*depth));
 	for (reached = 0; reached < n; reached++) {
-		uint64_t any = 0;
 		uint32_t i;
 
 		if (reached % BATCH == 0)
@@ -354,20 +283,15 @@ uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, 
 		i = block_find(index, blocks[reached]);
 		if (i == NONE)
 			break;
-		holders_to_bitmap(&index->blocks[i], &holders);
 		if (!reached)
-			alive = holders;
-		for (unsigned w = 0; w < WORDS; w++) {
-			lost.word[w] = alive.word[w] & ~holders.word[w];
-			alive.word[w] &= holders.word[w];
-			any |= alive.word[w];
-		}
-		note_depth(&lost, (uint16_t)reached, depth);
-		if (!any)
-			break;
+			holders_to_set(&index->blocks[i], &match.set);
+		if (!match_block(&match, &index->blocks[i], (uint16_t)reached))
+			return reached;
 	}
-	if (reached)
-		note_depth(&alive, (uint16_t)reached, depth);
+	if (reached && !match.is_few)
+		note_depth(&match.set, (uint16_t)reached, depth);
+	for (unsigned i = 0; i < match.n_few; i++)
+		depth[match.few[i]] = (uint16_t)reached;
 	return reached;
 }
 
@@ -383,24 +307,39 @@ static void make_room(struct prefix_index *index, uint32_t endpoint)
 			evict_oldest(index, i);
 }
 
-static void insert_one(struct prefix_index *index, uint32_t endpoint, uint64_t hash)
+static void note_use(struct prefix_index *index, uint32_t block, uint32_t endpoint, uint32_t depth)
+{
+	struct block *used = &index->blocks[block];
+
+	holders_use(used, (uint16_t)endpoint);
+	used->depth = depth < UINT16_MAX ? (uint16_t)depth : UINT16_MAX;
+	used->used_ms = (uint32_t)index->now_ms;
+}
+
+static void use_pair(struct prefix_index *index, uint32_t pair, uint32_t depth)
+{
+	lru_remove(index, pair);
+	lru_append(index, pair);
+	note_use(index, index->pairs[pair].block, index->pairs[pair].endpoint, depth);
+}
+
+static void insert_one(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth)
 {
 	uint32_t block = block_find(index, hash);
 	uint32_t pair = block == NONE ? NONE : pair_find(index, block, endpoint);
 
 	if (pair != NONE) {
-		lru_remove(index, pair);
-		lru_append(index, pair);
+		use_pair(index, pair, depth);
 		return;
 	}
 	make_room(index, endpoint);
 	block = block_find(index, hash); /* may have gone with its last holder */
 	if (block == NONE)
 		block = block_add(index, hash);
-	if (holders_add(index, &index->blocks[block], endpoint))
-		pair_add(index, block, endpoint);
-	else if (!index->blocks[block].n_holders)
-		block_drop(index, block);
+	if (!holders_add(&index->blocks[block], (uint16_t)endpoint, &index->n_many))
+		return; /* no memory; it has others, or there would have been room in place */
+	pair_add(index, block, endpoint);
+	note_use(index, block, endpoint, depth);
 }
 
 static void prefetch_pairs(const struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n)
@@ -421,20 +360,61 @@ static void prefetch_pairs(const struct prefix_index *index, uint32_t endpoint, 
 	}
 }
 
-void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n)
+static void move_clock(struct prefix_index *index, uint64_t now_ms)
+{
+	if (now_ms > index->now_ms)
+		index->now_ms = now_ms;
+}
+
+void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint64_t now_ms)
 {
 	uint32_t capacity = index->lru[endpoint].capacity;
 
+	move_clock(index, now_ms);
 	if (n > capacity)
 		n = capacity;
+	if (index->changed && n)
+		index->changed(index->ctx, blocks, n);
 	while (n) {
 		uint32_t batch = n % BATCH ? n % BATCH : BATCH;
 
 		n -= batch;
 		prefetch_pairs(index, endpoint, blocks + n, batch);
 		for (uint32_t i = batch; i-- > 0;)
-			insert_one(index, endpoint, blocks[n + i]);
+			insert_one(index, endpoint, blocks[n + i], n + i + 1);
 	}
+}
+
+void prefix_restore(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth, uint64_t used_ms)
+{
+	move_clock(index, used_ms);
+	if (index->lru[endpoint].capacity)
+		insert_one(index, endpoint, hash, depth);
+}
+
+void prefix_observe(struct prefix_index *index, void (*changed)(void *ctx, const uint64_t *hashes, uint32_t n), void *ctx)
+{
+	index->changed = changed;
+	index->ctx = ctx;
+}
+
+int prefix_block_get(const struct prefix_index *index, uint64_t hash, struct prefix_block *out)
+{
+	uint32_t i = block_find(index, hash);
+	const struct block *block;
+	const uint16_t *recent;
+
+	if (i == NONE)
+		return -ENOENT;
+	block = &index->blocks[i];
+	recent = block->many ? block->many->recent : block->holder;
+	*out = (struct prefix_block){
+		.n_holders = block->many ? block->many->n_recent : block->n_holders,
+		.depth = block->depth,
+		.used_ms = index->now_ms - ((uint32_t)index->now_ms - block->used_ms),
+	};
+	memcpy(out->holder, recent, out->n_holders * sizeof(*recent));
+	return 0;
 }
 
 void prefix_set_capacity(struct prefix_index *index, uint32_t endpoint, uint32_t blocks)
@@ -463,6 +443,6 @@ void prefix_get_stats(const struct prefix_index *index, struct prefix_stats *out
 		.max = index->max,
 		.evicted = index->evicted,
 		.bytes = 2 * buckets_size(index) + index->fresh_block * sizeof(struct block) +
-			 index->fresh_pair * sizeof(struct pair) + index->n_bitmaps * sizeof(struct bitmap),
+			 index->fresh_pair * sizeof(struct pair) + index->n_many * sizeof(struct many_holders),
 	};
 }

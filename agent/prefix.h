@@ -7,6 +7,8 @@
 
 #include "agent/endpoint.h"
 
+enum { PREFIX_HOLDERS_MAX = 8 };
+
 struct prefix_index;
 
 /** prefix_index_new() - for at most @max (endpoint, block) pairs in all; memory is touched as it fills. */
@@ -24,11 +26,30 @@ void prefix_set_capacity(struct prefix_index *index, uint32_t endpoint, uint32_t
 uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, uint32_t n, uint32_t n_endpoints,
 	uint16_t *depth);
 
-/** prefix_insert() - @endpoint now holds these blocks and has just used them. */
-void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n);
+/** prefix_insert() - @endpoint now holds these blocks, the first ones of a prompt, and has just used them. */
+void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint64_t now_ms);
 
 /** prefix_clear() - @endpoint holds nothing. */
 void prefix_clear(struct prefix_index *index, uint32_t endpoint);
+
+/**
+ * prefix_observe() - @changed: called with the hashes of blocks that are used, or that an endpoint no longer holds, before
+ * that is done; it may not call back. On a request's path: must be cheap.
+ */
+void prefix_observe(struct prefix_index *index, void (*changed)(void *ctx, const uint64_t *hashes, uint32_t n), void *ctx);
+
+/** struct prefix_block - @holder: the endpoints that used it last, the latest first. @depth: blocks up to it, from 1. */
+struct prefix_block {
+	uint64_t used_ms;
+	uint32_t depth, n_holders;
+	uint16_t holder[PREFIX_HOLDERS_MAX];
+};
+
+/** prefix_block_get() - Return: 0 or -ENOENT. */
+int prefix_block_get(const struct prefix_index *index, uint64_t hash, struct prefix_block *out);
+
+/** prefix_restore() - as after a use in the past, later than all that the index knows of. @changed is not called for it. */
+void prefix_restore(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth, uint64_t used_ms);
 
 uint32_t prefix_count(const struct prefix_index *index, uint32_t endpoint);
 

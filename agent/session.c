@@ -6,6 +6,7 @@
  */
 #include "agent/session.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -22,6 +23,8 @@ struct session_table {
 	uint32_t mask, oldest, newest, free, fresh; /* @fresh: entries from here on were never used */
 	uint32_t *buckets;
 	struct entry *entries;
+	void (*changed)(void *ctx, uint64_t hash);
+	void *ctx;
 };
 
 /* Pages are not touched before they are needed. */
@@ -116,8 +119,15 @@ static void chain_remove(struct session_table *table, uint32_t i)
 		*bucket = table->entries[i].chain + 1;
 }
 
+static void tell(const struct session_table *table, uint64_t hash)
+{
+	if (table->changed)
+		table->changed(table->ctx, hash);
+}
+
 static void drop(struct session_table *table, uint32_t i)
 {
+	tell(table, table->entries[i].session.hash);
 	list_remove(table, i);
 	chain_remove(table, i);
 	table->entries[i].chain = table->free;
@@ -180,6 +190,30 @@ void session_bind(struct session_table *table, uint64_t hash, uint32_t endpoint,
 	session->generation = generation;
 	session->last_used_ms = now_ms;
 	session->uses++;
+	tell(table, hash);
+}
+
+void session_observe(struct session_table *table, void (*changed)(void *ctx, uint64_t hash), void *ctx)
+{
+	table->changed = changed;
+	table->ctx = ctx;
+}
+
+const struct session *session_get(const struct session_table *table, uint64_t hash)
+{
+	uint32_t i = lookup(table, hash);
+
+	return i == NONE ? NULL : &table->entries[i].session;
+}
+
+int session_restore(struct session_table *table, const struct session *session, uint64_t now_ms)
+{
+	if (is_expired(table, session, now_ms))
+		return -ETIME;
+	if (lookup(table, session->hash) != NONE)
+		return -EEXIST;
+	table->entries[insert(table, session->hash)].session = *session;
+	return 0;
 }
 
 void session_unbind(struct session_table *table, uint64_t hash)

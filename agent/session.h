@@ -30,6 +30,18 @@ void session_unbind(struct session_table *table, uint64_t hash);
 /** session_expire() - forgets at most @max_steps sessions past their TTL. Return: how many. */
 uint64_t session_expire(struct session_table *table, uint64_t now_ms, unsigned max_steps);
 
+/** session_observe() - @changed: called for each session that is bound, used or dropped; on a request's path: must be cheap. */
+void session_observe(struct session_table *table, void (*changed)(void *ctx, uint64_t hash), void *ctx);
+
+/** session_get() - as session_find(), but also one past its TTL. */
+const struct session *session_get(const struct session_table *table, uint64_t hash);
+
+/**
+ * session_restore() - as it was in the past; the caller begins with the longest unused. @changed is not called for it.
+ * Return: 0, -ETIME (past its TTL), -EEXIST.
+ */
+int session_restore(struct session_table *table, const struct session *session, uint64_t now_ms);
+
 /** session_walk() - calls @visit for each, the longest unused first, until it returns non-zero. Return: that, or 0. */
 int session_walk(const struct session_table *table, int (*visit)(void *ctx, const struct session *session), void *ctx);
 

@@ -268,7 +268,7 @@ static void prefix_index_matches_a_model(void **state)
 			prefix_clear(index, (uint32_t)pod);
 			model.n[pod] = 0;
 		}
-		prefix_insert(index, (uint32_t)pod, blocks, n);
+		prefix_insert(index, (uint32_t)pod, blocks, n, (uint64_t)round);
 		for (uint32_t k = n; k-- > 0;)
 			model_use(&model, pod, blocks[k]);
 		assert_int_equal(prefix_count(index, (uint32_t)pod), model.n[pod]);
