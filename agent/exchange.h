@@ -2,7 +2,8 @@
 /*
  * One request and its answer.
  *
- *	exchange.c	the head is in: collect what the decision needs, decide, connect, try elsewhere, end
+ *	exchange.c	the head is in: collect what the decision needs; the end
+ *	reach.c		decide, connect, try elsewhere
  *	forward.c	the request's bytes to the pod
  *	response.c	the answer's bytes to the client
  *	handoff.c	both connections to the kernel
@@ -107,6 +108,17 @@ void exchange_close_head(struct exchange *exchange, bool close);
 /** exchange_hand_over() - the kernel has the request: frees the exchange and counts nothing, its flow does at its end. */
 void exchange_hand_over(struct exchange *exchange);
 
+
+/** exchange_route() - decides, with a claim on the pod. Return: 0, or -ENOENT without a usable one. */
+int exchange_route(struct exchange *exchange);
+
+/** exchange_connect() - to the chosen pod. @fresh: on a new connection. */
+void exchange_connect(struct exchange *exchange, bool fresh);
+
+/** exchange_refuse_failed() - no pod took it: 503 if none is left, else 502 or 504. */
+void exchange_refuse_failed(struct exchange *exchange, int err, const char *what);
+
+const char *exchange_pod_name(const struct exchange *exchange);
 
 /** exchange_fail() - the pod connection is of no more use (already closed or not); tries elsewhere, else tells the client. */
 void exchange_fail(struct exchange *exchange, int err, const char *what);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * llmd-agent: start, signals, drain, end. Where a request is decided: route() in exchange.c, decide() in decide.c.
+ * llmd-agent: start, signals, drain, end. Where a request is decided: exchange_route() in reach.c, decide() in decide.c.
  */
 #include <errno.h>
 #include <malloc.h>

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Choosing a pod for a request, and reaching it, or another: see exchange.h. */
+#include <errno.h>
+
+#include "agent/agent.h"
+#include "agent/client.h"
+#include "agent/exchange.h"
+#include "agent/metrics.h"
+#include "agent/prober.h"
+#include "agent/upstream.h"
+#include "lib/log.h"
+
+static void record_decision(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	const struct decision_record record = {
+		.request_id = exchange->request_id,
+		.api = exchange->api,
+		.model = exchange->facts ? exchange->facts->model : "",
+		.session_source = exchange->session_source,
+		.session = exchange->session,
+		.decision = &exchange->decision,
+	};
+
+	metrics_decision(agent->metrics, exchange->decision.reason);
+	exchange->logged = decision_log_add(agent->decisions, &record);
+}
+
+/* This is where a request is decided: the facts of its body and its session go into decide(). */
+int exchange_route(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	const struct prompt_facts *facts = exchange->facts;
+	struct decide_request request = {
+		.model = facts ? facts->model : "",
+		.has_session = exchange->has_session,
+		.session = exchange->session,
+		.blocks = facts ? facts->blocks : NULL,
+		.n_blocks = facts ? facts->n_blocks : 0,
+		.prompt_bytes = facts ? facts->prompt_bytes : 0,
+		.excluded = exchange->excluded,
+	};
+	struct endpoint_claim claim = { 0 };
+	struct decision decision;
+	int err = decide(agent->decider, &request, agent_now_ms(), &decision, &claim);
+
+	if (err)
+		return err;
+	endpoint_claim_release(agent->endpoints, &exchange->claim);
+	exchange->claim = claim;
+	exchange->decision = decision;
+	record_decision(exchange);
+	return 0;
+}
+
+void exchange_connect(struct exchange *exchange, bool fresh)
+{
+	struct agent *agent = exchange->client->agent;
+	int err = upstream_get(agent->upstreams, (uint32_t)exchange->decision.endpoint, fresh, exchange, &exchange->upstream);
+
+	if (err) {
+		exchange->upstream = NULL;
+		exchange_set_state(exchange, EXCHANGE_CONNECT);
+		exchange_fail(exchange, err, "the pod cannot be reached");
+	} else if (exchange->upstream->state == UPSTREAM_BUSY) {
+		forward_begin(exchange);
+	} else {
+		exchange_set_state(exchange, EXCHANGE_CONNECT);
+	}
+}
+
+static void drop_upstream(struct exchange *exchange)
+{
+	if (exchange->upstream)
+		upstream_close(exchange->upstream);
+	exchange->upstream = NULL;
+}
+
+void exchange_redial(struct exchange *exchange)
+{
+	drop_upstream(exchange);
+	exchange_connect(exchange, true);
+}
+
+bool exchange_try_elsewhere(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	uint32_t failed = (uint32_t)exchange->decision.endpoint;
+
+	if (!exchange->at_hand || exchange->retries >= agent->config.retries)
+		return false;
+	exchange->excluded[failed / 8] |= (uint8_t)(1u << failed % 8);
+	if (exchange_route(exchange))
+		return false;
+	exchange->retries++;
+	metrics_retry(agent->metrics);
+	drop_upstream(exchange);
+	exchange_connect(exchange, false);
+	return true;
+}
+
+void exchange_refuse_failed(struct exchange *exchange, int err, const char *what)
+{
+	struct agent *agent = exchange->client->agent;
+	uint64_t model = endpoint_model_hash(exchange->facts ? exchange->facts->model : "");
+	bool any = false;
+
+	for (uint32_t i = 0; i < agent->endpoints->n; i++)
+		any |= endpoint_is_usable(&agent->endpoints->at[i], model);
+	if (!any)
+		exchange_refuse(exchange, 503, "service_unavailable", "no pod is available", "Retry-After: 1\r\n");
+	else
+		exchange_refuse(exchange, err == -ETIMEDOUT ? 504 : 502, "bad_gateway", what, "");
+}
+
+void exchange_fail(struct exchange *exchange, int err, const char *what)
+{
+	struct agent *agent = exchange->client->agent;
+	struct upstream *upstream = exchange->upstream;
+	/* Closed by the pod just when it was used again: nothing wrong with the pod. */
+	bool stale = upstream && upstream->reused && !upstream->in.len && err != -EPROTO && exchange->at_hand;
+	bool dialling = exchange->state == EXCHANGE_CONNECT;
+
+	if (exchange->answered) {
+		metrics_cut(agent->metrics, METRICS_CUT_UPSTREAM);
+		client_close(exchange->client, true);
+		return;
+	}
+	drop_upstream(exchange);
+	if (stale) {
+		exchange_connect(exchange, true);
+		return;
+	}
+	metrics_upstream(agent->metrics, dialling ? METRICS_UPSTREAM_CONNECT_FAILED : METRICS_UPSTREAM_FAILED);
+	log_warn("pod failed", "id=%s pod=%s what=\"%s\" errno=%d", exchange->request_id, exchange_pod_name(exchange), what, -err);
+	if (dialling)
+		prober_endpoint_failed(agent->prober, (uint32_t)exchange->decision.endpoint, err);
+	if (!exchange_try_elsewhere(exchange))
+		exchange_refuse_failed(exchange, err, what);
+}
+
+/* ---- what the pool of pod connections calls ---- */
+
+static void on_failed(struct exchange *exchange, int err)
+{
+	exchange->upstream = NULL;
+	exchange_fail(exchange, err, err == -ETIMEDOUT ? "connecting to the pod took too long" : "the pod cannot be reached");
+}
+
+static void on_broken(struct exchange *exchange, int err)
+{
+	forward_failed(exchange, err, "the connection to the pod broke");
+}
+
+const struct upstream_callbacks exchange_upstream_callbacks = {
+	.connected = forward_begin,
+	.failed = on_failed,
+	.readable = response_readable,
+	.writable = forward_upstream_writable,
+	.broken = on_broken,
+};
