@@ -171,8 +171,7 @@ static void needs_a_source(void **state)
 	struct address to;
 
 	begin(state);
-	run("ip route add 10.2.0.0/16 dev b");
-	run("ip address del 10.1.0.1/24 dev a");
+	run("ip route add 10.2.0.0/16 dev b && ip address del 10.1.0.1/24 dev a");
 	assert_int_equal(address_parse(&to, "10.2.0.1:80"), 0);
 	assert_int_equal(netlink_route_get(netlink, &to, &route), -EADDRNOTAVAIL);
 	end();
