@@ -2,6 +2,7 @@
 """What the programs say of themselves, what they refuse, and what is installed."""
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -96,6 +97,35 @@ def test_decisions_are_utf_8_whatever_the_model_is_called(run):
     body = b'{"model":"\xff' + "\u00e4".encode() * 40 + b'","messages":[]}'
     urllib.request.urlopen(urllib.request.Request(f"{agent.url}/v1/chat/completions", body), timeout=10).close()
     assert agent.json("/v1/decisions?last=1")[0]["model"].startswith("??")
+
+
+def read_until(terminal, text):
+    shown = ""
+    while text not in shown:
+        shown += os.read(terminal, 65536).decode()
+    return shown.replace("\r\n", "\n")
+
+
+@pytest.mark.skipif("san" in BUILD, reason="once is enough")
+def test_demo_on_a_terminal():
+    terminal, other = pty.openpty()
+    demo = subprocess.Popen([os.path.join(ROOT, "scripts/demo")], stdin=other, stdout=other, stderr=other, env={**os.environ, "LIMIT": "60"}, start_new_session=True)
+    os.close(other)
+    try:
+        shown = read_until(terminal, "Enter ends the demo.")
+        lines = re.findall(r"^  (.*curl .*)$", shown, re.M)
+        answers = [subprocess.run(line, shell=True, capture_output=True, text=True, timeout=10).stdout for line in lines]
+        os.write(terminal, b"\n")
+        assert demo.wait(20) == 0
+    finally:
+        if demo.poll() is None:
+            demo.terminate()
+            demo.wait(20)
+        os.close(terminal)
+    assert len(lines) == 3 and len(json.loads(answers[0])) == 3 and "llmd_build_info" in answers[1] and len(json.loads(answers[2])) == 8
+    table = dict(re.findall(r"^(hit rate|TTFT p50|TTFT p95|TTFT p99|hot spot|sticky|failed)  .*?([0-9.]+)  [a-z%]", shown, re.M))
+    assert len(table) == 7 and float(table["failed"]) == 0
+    assert "== round-robin" in shown and "== prefix-cache-aware" in shown and " done, " in shown
 
 
 @pytest.mark.skipif("san" in BUILD, reason="once is enough")

@@ -20,7 +20,7 @@ enum session_mode { SESSION_INFER, SESSION_NONE, SESSION_TRACE };
 struct load_config {
 	const char *target, *trace, *synth, *json, *session_header, *model, *path;
 	struct string_list pod_metrics;
-	uint64_t concurrency, requests, duration_ms, prompt_bytes, output_tokens, block_bytes, limit, warmup, timeout_ms, seed;
+	uint64_t concurrency, requests, duration_ms, prompt_bytes, output_tokens, output_max, block_bytes, limit, warmup, timeout_ms, seed;
 	uint64_t synth_sessions, endpoints, blocks;
 	double rate, time_scale, prefill_rate, itl_ms;
 	int session, policy;

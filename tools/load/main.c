@@ -41,6 +41,7 @@ static const struct option_row rows[] = {
 	{ "trace", "FILE", "", "a file", "Replay it.", option_parse_string, FIELD(trace) },
 	{ "time-scale", "X", "1", NUMBER, "Replay X times as fast; 0: as fast as --concurrency allows.", option_parse_double, FIELD(time_scale), &any },
 	{ "limit", "N", "0", NUMBER, "Only its first N requests.", option_parse_u64, FIELD(limit), &any },
+	{ "output-max", "N", "0", NUMBER, "Cut its answers to N tokens; 0: as long as they are.", option_parse_u64, FIELD(output_max), &any },
 	{ "block-bytes", "N", "2048", "a number above 0", "Text of a block of 512 tokens.", option_parse_u64, FIELD(block_bytes), &some },
 	{ "session", "MODE", "infer", "infer, none or trace", "Session keys: inferred from shared blocks, none, or those of the trace.", option_parse_enum, FIELD(session), session_names },
 	{ "session-header", "NAME", "X-Session-ID", "a header name", "Where the key goes.", option_parse_string, FIELD(session_header) },
@@ -75,6 +76,13 @@ static const struct program program = {
 	.n_rows = sizeof(rows) / sizeof(rows[0]),
 };
 
+static void cut_answers(struct trace *trace, uint64_t max)
+{
+	for (size_t i = 0; max && i < trace->n; i++)
+		if (trace->at[i].output_tokens > max)
+			trace->at[i].output_tokens = (uint32_t)max;
+}
+
 static int read_trace(const struct load_config *config, struct trace **out)
 {
 	char error[256];
@@ -83,6 +91,7 @@ static int read_trace(const struct load_config *config, struct trace **out)
 		fprintf(stderr, "llmd-load: --trace: %s: %s\n", config->trace, error);
 		return -EINVAL;
 	}
+	cut_answers(*out, config->output_max);
 	if (config->session == SESSION_TRACE && !(*out)->n_sessions) {
 		fprintf(stderr, "llmd-load: --session: \"trace\": this trace has no session_id\n");
 		return -EINVAL;
