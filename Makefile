@@ -26,7 +26,7 @@ AGENT := admin affinity attach buffer client config conntrack datapath decide de
 TOOLS := llmd-sim llmd-load
 SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
-UNIT := conntrack decide http_body http_head json lib load mirror netlink prompt session_key
+UNIT := bpf_lib bpf_slot conntrack decide http_body http_head json lib load mirror netlink prompt session_key
 TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe options
 FUZZ := endpoint http json option prompt sse trace
 FUZZED := endpoint http_body http_head http_rewrite json prefix_hash prompt session_key
@@ -96,10 +96,11 @@ $(PROGRAMS):
 
 LOAD_PARTS := $(B)/obj/tools/load/sse.o $(B)/obj/tools/load/quantile.o $(B)/obj/tools/load/trace.o $(B)/obj/tools/sim/cache.o
 $(B)/unit/test_load: $(LOAD_PARTS)
+$(B)/unit/test_bpf_lib: $(B)/obj/tests/bpf/wire.o
 $(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libcore.a -lcmocka $(LDLIBS)
 
 $(B)/obj/tests/bpf/world.o: build/bpf/llmd.skel.h
 $(B)/bpf/test_tc: $(TC:%=$(B)/obj/tests/bpf/%.o)

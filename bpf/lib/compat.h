@@ -19,14 +19,14 @@
 #define SUBPROGRAM	  __weak __noinline
 #define NO_UNROLL	  _Pragma("clang loop unroll(disable)")
 #else
-#include <arpa/inet.h>
+#include <endian.h> /* the C library's other headers define what <linux/in.h> does */
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
-#define host_from_be16(x) ntohs(x)
-#define host_from_be32(x) ntohl(x)
-#define be16_from_host(x) htons(x)
-#define be32_from_host(x) htonl(x)
+#define host_from_be16(x) be16toh(x)
+#define host_from_be32(x) be32toh(x)
+#define be16_from_host(x) htobe16(x)
+#define be32_from_host(x) htobe32(x)
 #define SUBPROGRAM	  static __attribute__((noinline, unused))
 #define NO_UNROLL
 #endif

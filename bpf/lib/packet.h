@@ -130,8 +130,8 @@ static __always_inline enum reason packet_parse_ipv6(struct packet *packet, cons
 		payload = left - sizeof(*ip);
 	if ((const void *)(tcp + 1) > end || payload < sizeof(*tcp) || payload + sizeof(*ip) > left)
 		return REASON_MALFORMED;
-	address_copy(packet->key.saddr, ip->saddr.in6_u.u6_addr32);
-	address_copy(packet->key.daddr, ip->daddr.in6_u.u6_addr32);
+	address_copy(packet->key.saddr, ip->saddr.s6_addr32);
+	address_copy(packet->key.daddr, ip->daddr.s6_addr32);
 	packet->ipv6 = true;
 	packet->l4 = packet->l3 + sizeof(*ip);
 	return packet_parse_tcp(packet, tcp, payload);

@@ -149,10 +149,12 @@ static __always_inline bool slot_pod_gives_up(const struct slot *slot, const str
 	return packet->flags & (TCP_RST | TCP_FIN) && !packet->len && !slot_has_acked(slot) && slot->pod_next == slot->pod_start;
 }
 
+/* While a SYN is unanswered the pod's number means nothing, and only the acknowledgment tells (RFC 9293, 3.10.7.3). */
 static __always_inline enum reason slot_pod_reset(struct slot *slot, const struct packet *packet)
 {
-	/* Of a SYN that met a closed port the number is 0 and only the acknowledgment tells (RFC 9293, 3.10.7.1). */
-	if (packet->seq == slot->pod_next || (!slot->pod_start && slot_syn_is_acked(slot, packet)))
+	bool opening = slot->flags & SLOT_AFFINITY && !slot->pod_start;
+
+	if (opening ? slot_syn_is_acked(slot, packet) : packet->seq == slot->pod_next)
 		slot_raise(slot, SLOT_RESET);
 	return REASON_NONE;
 }
