@@ -166,6 +166,16 @@ static void note_pod(struct load_client *client, const struct http_head *head)
 	load->last_pod[client->order.from->session] = hash;
 }
 
+static void note_head(struct load_client *client)
+{
+	struct stats *stats = &client->load->stats;
+
+	if (!client->counted)
+		return;
+	stats->status[client->status]++;
+	quantile_add(&stats->head, load_now_ns() - client->begun_ns);
+}
+
 /* Return: bytes of the head, 0 if it is not complete, -1 if it is none. */
 static long take_head(struct load_client *client, const char *data, size_t len)
 {
@@ -179,7 +189,7 @@ static long take_head(struct load_client *client, const char *data, size_t len)
 	if (head.status >= 200) {
 		client->status = head.status;
 		client->keep_alive = head.keep_alive;
-		client->load->stats.status[head.status] += client->counted;
+		note_head(client);
 		http_body_begin_response(&client->framing, &head, false);
 		note_pod(client, &head);
 	}
@@ -259,7 +269,7 @@ static void send_request(struct load_client *client)
 		snprintf(session, sizeof(session), "%s: session-%u\r\n", config->session_header, client->order.from->session);
 	n = (size_t)snprintf(head, sizeof(head),
 		"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n%s%s\r\n", config->path,
-		config->target, body_len, session, config->new_connection ? "Connection: close\r\n" : "");
+		config->target + sizeof("http://") - 1, body_len, session, config->new_connection ? "Connection: close\r\n" : "");
 	client->request = realloc(body, body_len + n);
 	if (!client->request)
 		abort();
@@ -347,6 +357,7 @@ void client_start(struct load *load, const struct order *order)
 	struct timeval timeout = { .tv_sec = (time_t)(load->config->timeout_ms / 1000),
 		.tv_usec = (suseconds_t)(load->config->timeout_ms % 1000 * 1000) };
 	struct load_client *client = LIST_FIRST(&load->idle);
+	uint64_t begun_ns = load_now_ns();
 
 	load->inflight++;
 	if (client)
@@ -361,7 +372,7 @@ void client_start(struct load *load, const struct order *order)
 	client->sse = (struct sse){ 0 };
 	buffer_free(&client->head);
 	buffer_free(&client->body);
-	client->begun_ns = load_now_ns();
+	client->begun_ns = begun_ns;
 	if (client->counted) {
 		load->stats.started++;
 		if (!load->stats.first_ns)
