@@ -76,6 +76,8 @@ struct load {
 	struct address target;
 	struct trace *trace;
 	struct stats stats;
+	char *request; /* the one that is sent again and again, without a trace */
+	size_t request_len;
 	uint64_t next, inflight, begun_ns;
 	uint32_t *last_pod; /* of each session: hash of its name; 0: none */
 	LIST_HEAD(client_list, load_client) idle;
