@@ -300,6 +300,7 @@ int client_accept(struct agent *agent, int fd, const struct address *address)
 		return -ENOMEM;
 	}
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	address_format_ip(address, client->ip);
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	client->agent = agent;
 	client->address = *address;

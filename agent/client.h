@@ -35,6 +35,7 @@ struct client {
 	struct buffer in;
 	struct http_head_scan scan;
 	struct address address;
+	char ip[ADDRESS_TEXT_MAX]; /* of @address, textual */
 	enum client_state state;
 	bool eof;
 };

@@ -47,14 +47,22 @@ void decision_log_free(struct decision_log *log)
 	free(log);
 }
 
+static void copy_text(char *out, size_t size, const char *text)
+{
+	size_t len = strnlen(text, size - 1);
+
+	memcpy(out, text, len);
+	out[len] = '\0';
+}
+
 struct decision_ref decision_log_add(struct decision_log *log, const struct decision_record *record)
 {
 	struct entry *entry = &log->entry[log->next % log->size];
 
 	entry->number = log->next++;
 	clock_gettime(CLOCK_REALTIME, &entry->at);
-	snprintf(entry->request_id, sizeof(entry->request_id), "%s", record->request_id);
-	snprintf(entry->model, sizeof(entry->model), "%.63s", record->model);
+	copy_text(entry->request_id, sizeof(entry->request_id), record->request_id);
+	copy_text(entry->model, sizeof(entry->model), record->model);
 	entry->api = record->api;
 	entry->session_source = record->session_source;
 	entry->session = record->session;
