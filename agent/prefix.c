@@ -22,7 +22,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { NONE = UINT32_MAX, INLINE_HOLDERS = 6, WORDS = ENDPOINT_MAX / 64, BATCH = 64 };
+enum { NONE = UINT32_MAX, INLINE_HOLDERS = 6, WORD_BITS = 64, WORDS = ENDPOINT_MAX / WORD_BITS, BATCH = 64 };
 
 struct bitmap {
 	uint64_t word[WORDS];
@@ -113,15 +113,17 @@ void prefix_index_free(struct prefix_index *index)
 
 /* ---- the set of holders of a block ---- */
 
-static void holders_to_bitmap(const struct block *block, struct bitmap *out)
+/* The first @words of the set; no holder is beyond them. */
+static void holders_to_bitmap(const struct block *block, unsigned words, struct bitmap *out)
 {
 	if (block->bitmap) {
-		*out = *block->bitmap;
+		memcpy(out, block->bitmap, words * sizeof(out->word[0]));
 		return;
 	}
-	memset(out, 0, sizeof(*out));
+	memset(out, 0, words * sizeof(out->word[0]));
 	for (unsigned i = 0; i < block->n_holders; i++)
-		out->word[block->holder[i] / 64] |= 1ull << block->holder[i] % 64;
+		if (block->holder[i] / WORD_BITS < words)
+			out->word[block->holder[i] / WORD_BITS] |= 1ull << block->holder[i] % WORD_BITS;
 }
 
 static bool holders_add(struct prefix_index *index, struct block *block, uint32_t endpoint)
@@ -135,11 +137,11 @@ static bool holders_add(struct prefix_index *index, struct block *block, uint32_
 
 		if (!bitmap)
 			return false;
-		holders_to_bitmap(block, bitmap);
+		holders_to_bitmap(block, WORDS, bitmap);
 		block->bitmap = bitmap;
 		index->n_bitmaps++;
 	}
-	block->bitmap->word[endpoint / 64] |= 1ull << endpoint % 64;
+	block->bitmap->word[endpoint / WORD_BITS] |= 1ull << endpoint % WORD_BITS;
 	block->n_holders++;
 	return true;
 }
@@ -151,7 +153,7 @@ static void bitmap_to_inline(struct prefix_index *index, struct block *block)
 
 	for (unsigned w = 0; w < WORDS; w++)
 		for (uint64_t word = block->bitmap->word[w]; word; word &= word - 1)
-			block->holder[n++] = (uint16_t)(w * 64 + (unsigned)__builtin_ctzll(word));
+			block->holder[n++] = (uint16_t)(w * WORD_BITS + (unsigned)__builtin_ctzll(word));
 	free(block->bitmap);
 	block->bitmap = NULL;
 	index->n_bitmaps--;
@@ -161,7 +163,7 @@ static void holders_remove(struct prefix_index *index, struct block *block, uint
 {
 	block->n_holders--;
 	if (block->bitmap) {
-		block->bitmap->word[endpoint / 64] &= ~(1ull << endpoint % 64);
+		block->bitmap->word[endpoint / WORD_BITS] &= ~(1ull << endpoint % WORD_BITS);
 		if (block->n_holders <= INLINE_HOLDERS / 2)
 			bitmap_to_inline(index, block);
 		return;
@@ -331,22 +333,23 @@ static void prefetch_blocks(const struct prefix_index *index, const uint64_t *bl
 	}
 }
 
-static void note_depth(const struct bitmap *lost, uint16_t reached, uint16_t *depth)
+static void note_depth(const struct bitmap *lost, unsigned words, uint16_t reached, uint16_t *depth)
 {
-	for (unsigned w = 0; w < WORDS; w++)
+	for (unsigned w = 0; w < words; w++)
 		for (uint64_t word = lost->word[w]; word; word &= word - 1)
-			depth[w * 64 + (unsigned)__builtin_ctzll(word)] = reached;
+			depth[w * WORD_BITS + (unsigned)__builtin_ctzll(word)] = reached;
 }
 
 uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, uint32_t n, uint32_t n_endpoints,
 	uint16_t *depth)
 {
+	unsigned words = (n_endpoints + WORD_BITS - 1) / WORD_BITS;
 	struct bitmap alive, lost, holders;
 	uint32_t reached;
 
 	memset(depth, 0, n_endpoints * sizeof(*depth));
 	for (reached = 0; reached < n; reached++) {
-		uint64_t any = 0;
+		uint64_t any = 0, any_lost = 0;
 		uint32_t i;
 
 		if (reached % BATCH == 0)
@@ -354,20 +357,22 @@ uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, 
 		i = block_find(index, blocks[reached]);
 		if (i == NONE)
 			break;
-		holders_to_bitmap(&index->blocks[i], &holders);
+		holders_to_bitmap(&index->blocks[i], words, &holders);
 		if (!reached)
 			alive = holders;
-		for (unsigned w = 0; w < WORDS; w++) {
+		for (unsigned w = 0; w < words; w++) {
 			lost.word[w] = alive.word[w] & ~holders.word[w];
 			alive.word[w] &= holders.word[w];
 			any |= alive.word[w];
+			any_lost |= lost.word[w];
 		}
-		note_depth(&lost, (uint16_t)reached, depth);
+		if (any_lost)
+			note_depth(&lost, words, (uint16_t)reached, depth);
 		if (!any)
 			break;
 	}
 	if (reached)
-		note_depth(&alive, (uint16_t)reached, depth);
+		note_depth(&alive, words, (uint16_t)reached, depth);
 	return reached;
 }
 
