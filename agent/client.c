@@ -9,8 +9,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -293,15 +291,11 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 int client_accept(struct agent *agent, int fd, const struct address *address)
 {
 	struct client *client = calloc(1, sizeof(*client));
-	const int on = 1;
 
 	if (!client) {
 		close(fd);
 		return -ENOMEM;
 	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	address_format_ip(address, client->ip);
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	client->agent = agent;
 	client->address = *address;
 	peer_open(&client->peer, agent->base, &agent->pipes, fd);
