@@ -208,6 +208,8 @@ static ssize_t read_more(struct client *client)
 		return n;
 	}
 	n = recv(client->peer.fd, client->agent->scratch, AGENT_SCRATCH, 0);
+	if (n == AGENT_SCRATCH) /* there is more: room for it now spares a copy later; without it, it goes on, too */
+		buffer_reserve(&client->in, 4 * AGENT_SCRATCH, client_in_max(client));
 	if (n > 0 && buffer_append(&client->in, client->agent->scratch, (size_t)n, client_in_max(client))) {
 		errno = ENOBUFS;
 		return -1;
@@ -298,6 +300,7 @@ int client_accept(struct agent *agent, int fd, const struct address *address)
 	}
 	client->agent = agent;
 	client->address = *address;
+	address_format_ip(address, client->ip);
 	peer_open(&client->peer, agent->base, &agent->pipes, fd);
 	client->peer.on_readable = on_readable;
 	client->peer.on_writable = on_writable;
