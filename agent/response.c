@@ -70,10 +70,14 @@ static void go_on(struct exchange *exchange, bool surplus)
 
 static void pass_on(struct exchange *exchange, struct iovec head, const char *data, size_t len)
 {
-	struct runs runs = { .iov = { head }, .n = head.iov_len ? 1 : 0, .to = &exchange->client->peer };
+	struct runs runs; /* not cleared whole: it is larger than a chunk */
 	enum http_rule rule;
 	size_t used;
 
+	runs.iov[0] = head;
+	runs.n = head.iov_len ? 1 : 0;
+	runs.err = 0;
+	runs.to = &exchange->client->peer;
 	if (http_body_feed(&exchange->response_body, data, len, &used, exchange->dechunk ? runs_add : NULL, &runs, &rule)) {
 		cut(exchange);
 		return;
