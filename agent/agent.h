@@ -48,6 +48,7 @@ struct agent {
 	struct client *clients;
 	uint64_t n_clients;
 	uint8_t session_secret[16];
+	uint64_t request_ids; /* begins at random, so that agents differ */
 	bool draining;
 	unsigned n_scanners;
 	struct prompt_scanner *scanners[AGENT_SCANNERS_KEPT];

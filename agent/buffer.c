@@ -18,19 +18,20 @@ int buffer_reserve(struct buffer *buffer, size_t more, size_t max)
 		return -ENOBUFS;
 	if (buffer_room(buffer) >= more)
 		return 0;
-	if (buffer->start) {
+	if (buffer->cap - buffer->len >= more) {
 		memmove(buffer->data, buffer->data + buffer->start, buffer->len);
 		buffer->start = 0;
-		if (buffer_room(buffer) >= more)
-			return 0;
+		return 0;
 	}
 	while (cap < buffer->len + more)
 		cap *= 2;
-	data = realloc(buffer->data, cap);
+	data = malloc(cap); /* not realloc(), which would move what was consumed, too */
 	if (!data)
 		return -ENOMEM;
-	buffer->data = data;
-	buffer->cap = cap;
+	if (buffer->len)
+		memcpy(data, buffer_head(buffer), buffer->len);
+	free(buffer->data);
+	*buffer = (struct buffer){ data, 0, buffer->len, cap };
 	return 0;
 }
 

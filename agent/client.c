@@ -9,8 +9,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,6 +245,8 @@ static ssize_t read_more(struct client *client)
 		return n;
 	}
 	n = recv(client->peer.fd, client->agent->scratch, AGENT_SCRATCH, 0);
+	if (n == AGENT_SCRATCH) /* there is more: room for it now spares a copy later; without it, it goes on, too */
+		buffer_reserve(&client->in, 4 * AGENT_SCRATCH, client_in_max(client));
 	if (n > 0 && buffer_append(&client->in, client->agent->scratch, (size_t)n, client_in_max(client))) {
 		errno = ENOBUFS;
 		return -1;
@@ -330,16 +330,14 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 int client_accept(struct agent *agent, int fd, const struct address *address)
 {
 	struct client *client = calloc(1, sizeof(*client));
-	const int on = 1;
 
 	if (!client) {
 		close(fd);
 		return -ENOMEM;
 	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	client->agent = agent;
 	client->address = *address;
+	address_format_ip(address, client->ip);
 	peer_open(&client->peer, agent->base, &agent->pipes, fd);
 	client->peer.resets_by_default = true;
 	client->peer.on_readable = on_readable;

@@ -36,6 +36,7 @@ struct client {
 	struct buffer in;
 	struct http_head_scan scan;
 	struct address address;
+	char ip[ADDRESS_TEXT_MAX]; /* of @address, textual */
 	enum client_state state;
 	bool eof, served;
 };

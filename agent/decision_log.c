@@ -47,10 +47,18 @@ void decision_log_free(struct decision_log *log)
 	free(log);
 }
 
+static void copy_text(char *out, size_t size, const char *text)
+{
+	size_t len = strnlen(text, size - 1);
+
+	memcpy(out, text, len);
+	out[len] = '\0';
+}
+
 /* Names that clients give are cut to a length and need not be UTF-8, which JSON must be. */
 static void copy_name(char *out, size_t size, const char *name)
 {
-	snprintf(out, size, "%s", name);
+	copy_text(out, size, name);
 	for (; *out; out++)
 		if ((unsigned char)*out < ' ' || (unsigned char)*out > '~')
 			*out = '?';
@@ -62,7 +70,7 @@ struct decision_ref decision_log_add(struct decision_log *log, const struct deci
 
 	entry->number = log->next++;
 	clock_gettime(CLOCK_REALTIME, &entry->at);
-	snprintf(entry->request_id, sizeof(entry->request_id), "%s", record->request_id);
+	copy_text(entry->request_id, sizeof(entry->request_id), record->request_id);
 	copy_name(entry->model, sizeof(entry->model), record->model);
 	entry->api = record->api;
 	entry->session_source = record->session_source;

@@ -267,7 +267,8 @@ static bool is_id_char(char c)
 static void settle_request_id(struct exchange *exchange, const struct http_head *head)
 {
 	const struct http_field *field = http_field_find(head, "x-request-id");
-	uint64_t random;
+	static const char prefix[] = "llmd-";
+	uint64_t *state = &exchange->client->agent->request_ids;
 	size_t n = 0;
 
 	while (field && n < field->value.len && n < REQUEST_ID_MAX && is_id_char(field->value.at[n]))
@@ -276,8 +277,16 @@ static void settle_request_id(struct exchange *exchange, const struct http_head 
 		memcpy(exchange->request_id, field->value.at, n);
 		return;
 	}
-	randombytes_buf(&random, sizeof(random));
-	snprintf(exchange->request_id, sizeof(exchange->request_id), "llmd-%016" PRIx64, random);
+	*state += 0x9e3779b97f4a7c15ull; /* odd, so that all 2^64 come by; a Weyl sequence */
+	memcpy(exchange->request_id, prefix, sizeof(prefix));
+	sodium_bin2hex(exchange->request_id + sizeof(prefix) - 1, REQUEST_ID_MAX + 2 - sizeof(prefix), (const uint8_t *)state,
+		sizeof(*state));
+}
+
+const char *exchange_id_line(const struct exchange *exchange, char line[EXCHANGE_ID_LINE_MAX])
+{
+	stpcpy(stpcpy(stpcpy(line, "x-request-id: "), exchange->request_id), "\r\n");
+	return line;
 }
 
 static void settle_head_session(struct exchange *exchange, const struct http_head *head)
@@ -308,16 +317,15 @@ void exchange_close_head(struct exchange *exchange, bool close)
 static int make_head(struct exchange *exchange, const struct http_head *head)
 {
 	size_t size = head->length + 512 + sizeof(close_field);
-	char client[ADDRESS_TEXT_MAX], extra[REQUEST_ID_MAX + 32] = "";
+	char line[EXCHANGE_ID_LINE_MAX];
 	const struct http_field *id = http_field_find(head, "x-request-id");
+	bool same = id && http_text_equal(id->value, exchange->request_id);
 	long n;
 
 	exchange->head = malloc(size);
 	if (!exchange->head)
 		return -ENOMEM;
-	if (!id || !http_text_equal(id->value, exchange->request_id))
-		snprintf(extra, sizeof(extra), "x-request-id: %s\r\n", exchange->request_id);
-	n = http_request_rewrite(head, address_format_ip(&exchange->client->address, client), extra, false, exchange->head,
+	n = http_request_rewrite(head, exchange->client->ip, same ? "" : exchange_id_line(exchange, line), false, exchange->head,
 		size - sizeof(close_field));
 	if (n < 0)
 		return (int)n;

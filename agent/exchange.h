@@ -26,7 +26,7 @@ struct prompt_facts;
 struct upstream;
 struct upstream_callbacks;
 
-enum { REQUEST_ID_MAX = 64 };
+enum { REQUEST_ID_MAX = 64, EXCHANGE_ID_LINE_MAX = REQUEST_ID_MAX + 32 };
 
 enum exchange_state {
 	EXCHANGE_COLLECT, /* the body, as far as the decision needs it */
@@ -128,6 +128,9 @@ void exchange_redial(struct exchange *exchange);
 
 /** exchange_try_elsewhere() - Return: whether another pod was found. */
 bool exchange_try_elsewhere(struct exchange *exchange);
+
+/** exchange_id_line() - "x-request-id: ..." with its line end. Return: @line. */
+const char *exchange_id_line(const struct exchange *exchange, char line[EXCHANGE_ID_LINE_MAX]);
 
 /** exchange_answer_begins() - the request need not be kept any longer. */
 void exchange_answer_begins(struct exchange *exchange);

@@ -76,20 +76,12 @@ const char *http_rule_text(enum http_rule rule)
 	return rules[rule].text;
 }
 
-bool http_text_equal(struct http_text text, const char *other)
-{
-	return text.len == strlen(other) && !memcmp(text.at, other, text.len);
-}
-
-bool http_text_equal_nocase(struct http_text text, const char *other)
-{
-	return text.len == strlen(other) && !strncasecmp(text.at, other, text.len);
-}
-
 const struct http_field *http_field_find(const struct http_head *head, const char *name)
 {
+	size_t len = strlen(name);
+
 	for (unsigned i = 0; i < head->n_fields; i++)
-		if (http_text_equal_nocase(head->field[i].name, name))
+		if (head->field[i].name.len == len && !strncasecmp(head->field[i].name.at, name, len))
 			return &head->field[i];
 	return NULL;
 }

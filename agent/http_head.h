@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+#include <strings.h>
 
 enum { HTTP_HEAD_MAX = 16384, HTTP_FIELDS_MAX = 100 };
 
@@ -98,8 +100,16 @@ const struct http_field *http_field_find(const struct http_head *head, const cha
 struct http_text http_target_authority(struct http_text target);
 struct http_text http_target_path(struct http_text target);
 
-bool http_text_equal(struct http_text text, const char *other);	    /* exact */
-bool http_text_equal_nocase(struct http_text text, const char *other); /* ASCII */
+/* Inline: the length of a literal is known to the compiler, and nearly all names differ in that already. */
+static inline bool http_text_equal(struct http_text text, const char *other) /* exact */
+{
+	return text.len == strlen(other) && !memcmp(text.at, other, text.len);
+}
+
+static inline bool http_text_equal_nocase(struct http_text text, const char *other) /* ASCII */
+{
+	return text.len == strlen(other) && !strncasecmp(text.at, other, text.len);
+}
 
 /** http_list_has() - whether the comma separated list @value has @token, ASCII case ignored. */
 bool http_list_has(struct http_text value, const char *token);

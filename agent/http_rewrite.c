@@ -23,7 +23,7 @@ static void put(struct writer *writer, const char *data, size_t len)
 	writer->len += len;
 }
 
-static void put_text(struct writer *writer, const char *text)
+static inline void put_text(struct writer *writer, const char *text)
 {
 	put(writer, text, strlen(text));
 }
@@ -38,23 +38,26 @@ static long result(const struct writer *writer)
 	return writer->len <= writer->size ? (long)writer->len : -ENOBUFS;
 }
 
-static bool in_table(struct http_text name, const char *const *table)
+/* Names with their lengths, ended by an empty one. */
+#define NAME(text) { text, sizeof(text) - 1 }
+
+static bool in_table(struct http_text name, const struct http_text *table)
 {
-	for (; *table; table++)
-		if (http_text_equal_nocase(name, *table))
+	for (; table->len; table++)
+		if (name.len == table->len && !strncasecmp(name.at, table->at, name.len))
 			return true;
 	return false;
 }
 
 /* CGI-style back ends take x_forwarded_for for X-Forwarded-For. */
-static bool equal_folded(struct http_text name, const char *other)
+static bool equal_folded(struct http_text name, struct http_text other)
 {
-	if (name.len != strlen(other))
+	if (name.len != other.len)
 		return false;
 	for (size_t i = 0; i < name.len; i++) {
 		char c = name.at[i] == '_' ? '-' : name.at[i];
 
-		if (strncasecmp(&c, &other[i], 1))
+		if (strncasecmp(&c, &other.at[i], 1))
 			return false;
 	}
 	return true;
@@ -62,16 +65,16 @@ static bool equal_folded(struct http_text name, const char *other)
 
 static bool is_hop_by_hop(struct http_text name)
 {
-	static const char *const names[] = { "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate",
-		"Proxy-Authorization", "TE", "Upgrade", NULL };
+	static const struct http_text names[] = { NAME("Connection"), NAME("Keep-Alive"), NAME("Proxy-Connection"),
+		NAME("Proxy-Authenticate"), NAME("Proxy-Authorization"), NAME("TE"), NAME("Upgrade"), { 0 } };
 
 	return in_table(name, names);
 }
 
 static bool is_nominated(const struct http_head *head, struct http_text name)
 {
-	static const char *const kept[] = { "Host", "Content-Length", "Transfer-Encoding", "Trailer", "Content-Type",
-		"Authorization", "Cookie", "X-Session-ID", "x-request-id", NULL };
+	static const struct http_text kept[] = { NAME("Host"), NAME("Content-Length"), NAME("Transfer-Encoding"), NAME("Trailer"),
+		NAME("Content-Type"), NAME("Authorization"), NAME("Cookie"), NAME("X-Session-ID"), NAME("x-request-id"), { 0 } };
 	char text[128];
 
 	if (name.len >= sizeof(text) || in_table(name, kept))
@@ -86,8 +89,8 @@ static bool is_nominated(const struct http_head *head, struct http_text name)
 
 static bool is_own_name(struct http_text name)
 {
-	static const char *const own[] = { "x-prefiller-host-port", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
-		"X-Forwarded-Port", "X-Forwarded-Server", "Forwarded", "X-Real-IP" };
+	static const struct http_text own[] = { NAME("x-prefiller-host-port"), NAME("X-Forwarded-For"), NAME("X-Forwarded-Host"),
+		NAME("X-Forwarded-Proto"), NAME("X-Forwarded-Port"), NAME("X-Forwarded-Server"), NAME("Forwarded"), NAME("X-Real-IP") };
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		if (equal_folded(name, own[i]))
@@ -115,9 +118,10 @@ static void put_target(struct writer *writer, struct http_text target)
 
 static void put_request_field(struct writer *writer, const struct http_head *head, const struct http_field *field)
 {
-	struct http_text authority = http_target_authority(head->target);
+	bool is_host = http_text_equal_nocase(field->name, "Host");
+	struct http_text authority = is_host ? http_target_authority(head->target) : (struct http_text){ 0 };
 
-	if (authority.len && http_text_equal_nocase(field->name, "Host"))
+	if (authority.len)
 		put_field(writer, &(struct http_field){ field->name, authority });
 	else
 		put_field(writer, field);
@@ -128,6 +132,7 @@ long http_request_rewrite(const struct http_head *head, const char *forwarded_fo
 {
 	struct writer writer = { .out = out, .size = size };
 	const struct http_field *own_id = *extra ? http_field_find(head, "x-request-id") : NULL;
+	bool nominates = http_field_find(head, "Connection");
 
 	put_part(&writer, head->method_text);
 	put_text(&writer, " ");
@@ -137,7 +142,7 @@ long http_request_rewrite(const struct http_head *head, const char *forwarded_fo
 		struct http_text name = head->field[i].name;
 
 		if (!is_hop_by_hop(name) && !is_own_name(name) && !http_text_equal_nocase(name, "Expect") &&
-			!(own_id && http_text_equal_nocase(name, "x-request-id")) && !is_nominated(head, name))
+			!(own_id && http_text_equal_nocase(name, "x-request-id")) && !(nominates && is_nominated(head, name)))
 			put_request_field(&writer, head, &head->field[i]);
 	}
 	put_text(&writer, "X-Forwarded-For: ");
@@ -162,10 +167,11 @@ long http_response_rewrite(const struct http_head *head, bool close, bool say_ke
 	size_t size)
 {
 	struct writer writer = { .out = out, .size = size };
+	bool nominates = http_field_find(head, "Connection");
 
 	put_status_line(&writer, head);
 	for (unsigned i = 0; i < head->n_fields; i++)
-		if (!is_hop_by_hop(head->field[i].name) && !is_nominated(head, head->field[i].name))
+		if (!is_hop_by_hop(head->field[i].name) && !(nominates && is_nominated(head, head->field[i].name)))
 			put_field(&writer, &head->field[i]);
 	put_text(&writer, extra);
 	if (close)

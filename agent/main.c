@@ -188,6 +188,7 @@ static int init_loop(struct agent *agent)
 
 static int init_secret(struct agent *agent)
 {
+	randombytes_buf(&agent->request_ids, sizeof(agent->request_ids));
 	if (*agent->config.session_secret_file)
 		return session_secret_load(agent->session_secret, agent->config.session_secret_file);
 	session_secret_random(agent->session_secret);

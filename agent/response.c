@@ -70,10 +70,14 @@ static void go_on(struct exchange *exchange, bool surplus)
 
 static void pass_on(struct exchange *exchange, struct iovec head, const char *data, size_t len)
 {
-	struct runs runs = { .iov = { head }, .n = head.iov_len ? 1 : 0, .to = &exchange->client->peer };
+	struct runs runs; /* not cleared whole: it is larger than a chunk */
 	enum http_rule rule;
 	size_t used;
 
+	runs.iov[0] = head;
+	runs.n = head.iov_len ? 1 : 0;
+	runs.err = 0;
+	runs.to = &exchange->client->peer;
 	if (http_body_feed(&exchange->response_body, data, len, &used, exchange->dechunk ? runs_add : NULL, &runs, &rule)) {
 		cut(exchange);
 		return;
@@ -112,15 +116,15 @@ static void settle_framing(struct exchange *exchange, struct http_head *head)
 static void begin_answer(struct exchange *exchange, struct http_head *head, const char *data, size_t len)
 {
 	static char text[HTTP_HEAD_MAX + 512]; /* sent or held back before this returns */
-	char extra[REQUEST_ID_MAX + 32] = "";
+	char line[EXCHANGE_ID_LINE_MAX];
+	bool has_id = http_field_find(head, "x-request-id");
 	long n;
 
 	exchange_answer_begins(exchange);
 	exchange->status = head->status;
 	settle_framing(exchange, head);
-	if (!http_field_find(head, "x-request-id"))
-		snprintf(extra, sizeof(extra), "x-request-id: %s\r\n", exchange->request_id);
-	n = http_response_rewrite(head, exchange->close_client, exchange->http10, extra, text, sizeof(text));
+	n = http_response_rewrite(head, exchange->close_client, exchange->http10, has_id ? "" : exchange_id_line(exchange, line), text,
+		sizeof(text));
 	if (n < 0)
 		exchange_fail(exchange, (int)n, "the head of the pod's answer is too large");
 	else

@@ -47,7 +47,7 @@ static void quantiles_are_close(void **state)
 	for (double share = 0.01; share < 1; share += 0.01) {
 		double exact = share * 0.1, error = quantile_at(&quantile, share) / exact - 1;
 
-		if (error < -0.001 || error > 0.016)
+		if (error < -0.001 || error > 0.004)
 			fail_msg("%g: off by %g", share, error);
 	}
 	quantile_add(&quantile, UINT64_MAX);

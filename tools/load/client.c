@@ -37,6 +37,13 @@ static void client_free(evutil_socket_t fd, short what, void *arg)
 	free(arg);
 }
 
+static void drop_request(struct load_client *client)
+{
+	if (client->request != client->load->request)
+		free(client->request);
+	client->request = NULL;
+}
+
 static void client_drop(struct load_client *client)
 {
 	const struct timeval now = { 0 };
@@ -47,8 +54,7 @@ static void client_drop(struct load_client *client)
 	peer_close(&client->peer, false);
 	buffer_free(&client->head);
 	buffer_free(&client->body);
-	free(client->request);
-	client->request = NULL;
+	drop_request(client);
 	event_base_once(client->load->base, -1, EV_TIMEOUT, client_free, client, &now);
 }
 
@@ -67,8 +73,7 @@ static void over(struct load_client *client, int failure)
 	}
 	event_del(&client->timer);
 	load->inflight--;
-	free(client->request);
-	client->request = NULL;
+	drop_request(client);
 	if (failure >= 0 || !client->keep_alive || load->config->new_connection) {
 		client_drop(client);
 	} else {
@@ -166,6 +171,16 @@ static void note_pod(struct load_client *client, const struct http_head *head)
 	load->last_pod[client->order.from->session] = hash;
 }
 
+static void note_head(struct load_client *client)
+{
+	struct stats *stats = &client->load->stats;
+
+	if (!client->counted)
+		return;
+	stats->status[client->status]++;
+	quantile_add(&stats->head, load_now_ns() - client->begun_ns);
+}
+
 /* Return: bytes of the head, 0 if it is not complete, -1 if it is none. */
 static long take_head(struct load_client *client, const char *data, size_t len)
 {
@@ -179,7 +194,7 @@ static long take_head(struct load_client *client, const char *data, size_t len)
 	if (head.status >= 200) {
 		client->status = head.status;
 		client->keep_alive = head.keep_alive;
-		client->load->stats.status[head.status] += client->counted;
+		note_head(client);
 		http_body_begin_response(&client->framing, &head, false);
 		note_pod(client, &head);
 	}
@@ -248,25 +263,40 @@ static void on_readable(struct peer *peer)
 
 /* ---- what goes out ---- */
 
-static void send_request(struct load_client *client)
+static char *make_request(const struct load_config *config, const struct order *order, size_t *len)
 {
-	const struct load_config *config = client->load->config;
 	char head[1024], session[256] = "";
 	size_t body_len, n;
-	char *body = prompt_body(config, &client->order, &body_len);
+	char *body = prompt_body(config, order, &body_len);
 
-	if (client->order.from && config->session != SESSION_NONE)
-		snprintf(session, sizeof(session), "%s: session-%u\r\n", config->session_header, client->order.from->session);
+	if (order->from && config->session != SESSION_NONE)
+		snprintf(session, sizeof(session), "%s: session-%u\r\n", config->session_header, order->from->session);
 	n = (size_t)snprintf(head, sizeof(head),
 		"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n%s%s\r\n", config->path,
-		config->target, body_len, session, config->new_connection ? "Connection: close\r\n" : "");
-	client->request = realloc(body, body_len + n);
-	if (!client->request)
+		config->target + sizeof("http://") - 1, body_len, session, config->new_connection ? "Connection: close\r\n" : "");
+	body = realloc(body, body_len + n);
+	if (!body)
 		abort();
-	memmove(client->request + n, client->request, body_len);
-	memcpy(client->request, head, n);
-	client->request_len = n + body_len;
+	memmove(body + n, body, body_len);
+	memcpy(body, head, n);
+	*len = n + body_len;
+	return body;
+}
+
+/* Without a trace all requests are alike, and making one would cost more than what is measured. */
+static void set_request(struct load_client *client)
+{
+	struct load *load = client->load;
+
 	client->sent = 0;
+	if (client->order.from) {
+		client->request = make_request(load->config, &client->order, &client->request_len);
+		return;
+	}
+	if (!load->request)
+		load->request = make_request(load->config, &client->order, &load->request_len);
+	client->request = load->request;
+	client->request_len = load->request_len;
 }
 
 static void push(struct load_client *client)
@@ -347,6 +377,7 @@ void client_start(struct load *load, const struct order *order)
 	struct timeval timeout = { .tv_sec = (time_t)(load->config->timeout_ms / 1000),
 		.tv_usec = (suseconds_t)(load->config->timeout_ms % 1000 * 1000) };
 	struct load_client *client = LIST_FIRST(&load->idle);
+	uint64_t begun_ns = load_now_ns();
 
 	load->inflight++;
 	if (client)
@@ -361,14 +392,14 @@ void client_start(struct load *load, const struct order *order)
 	client->sse = (struct sse){ 0 };
 	buffer_free(&client->head);
 	buffer_free(&client->body);
-	client->begun_ns = load_now_ns();
+	client->begun_ns = begun_ns;
 	if (client->counted) {
 		load->stats.started++;
 		if (!load->stats.first_ns)
 			load->stats.first_ns = client->begun_ns;
 	}
 	event_add(&client->timer, &timeout);
-	send_request(client);
+	set_request(client);
 	if (client->connected)
 		push(client);
 }
@@ -377,4 +408,6 @@ void clients_close(struct load *load)
 {
 	while (!LIST_EMPTY(&load->idle))
 		client_drop(LIST_FIRST(&load->idle));
+	free(load->request);
+	load->request = NULL;
 }

@@ -29,8 +29,8 @@ struct load_config {
 
 enum failure { FAILURE_CONNECT, FAILURE_TIMEOUT, FAILURE_RESET, FAILURE_CUT, FAILURE_STATUS, FAILURE_MALFORMED, FAILURE_CONTENT, FAILURE_N };
 
-/* quantile.c: a histogram of durations, 64 buckets an octave: within 1.6 %. */
-enum { QUANTILE_OCTAVES = 40, QUANTILE_STEPS = 64 };
+/* quantile.c: a histogram of durations, 256 buckets an octave: within 0.4 %. */
+enum { QUANTILE_OCTAVES = 40, QUANTILE_BITS = 8, QUANTILE_STEPS = 1 << QUANTILE_BITS };
 struct quantile {
 	uint64_t n, max_ns, count[QUANTILE_OCTAVES * QUANTILE_STEPS];
 	double sum_ns;
@@ -59,7 +59,7 @@ struct stats {
 	uint64_t started, finished, later_turns, sticky, tokens, bytes;
 	uint64_t failures[FAILURE_N];
 	uint64_t status[600];
-	struct quantile ttft, itl, e2e, delay, connect;
+	struct quantile head, ttft, itl, e2e, delay, connect;
 	uint64_t first_ns, last_ns;
 	struct pod_totals before, after;
 };
@@ -76,6 +76,8 @@ struct load {
 	struct address target;
 	struct trace *trace;
 	struct stats stats;
+	char *request; /* the one that is sent again and again, without a trace */
+	size_t request_len;
 	uint64_t next, inflight, begun_ns;
 	uint32_t *last_pod; /* of each session: hash of its name; 0: none */
 	LIST_HEAD(client_list, load_client) idle;

@@ -69,7 +69,7 @@ static const struct program program = {
 	.summary = "load generator and trace replayer for LLM servers",
 	.usage = "--target http://ADDR:PORT [OPTION ...]",
 	.description = "llmd-load sends OpenAI-style requests, checks every answer (status, framing, events, number of tokens, [DONE]) and "
-		       "reports latencies (within 1.6 %), throughput, stickiness and, from the pods' metrics, hit rate and hot spot "
+		       "reports latencies (within 0.4 %), throughput, stickiness and, from the pods' metrics, hit rate and hot spot "
 		       "(the largest pod's share of uncached prompt tokens over the mean). Standard error shows progress.",
 	.sections = ".SH EXIT STATUS\n0 if all requests succeeded, 1 if some failed, 2 for options that are not valid.\n",
 	.rows = rows,

@@ -2,14 +2,14 @@
 /* Durations in log-linear buckets: bounded memory for any number of samples (as HdrHistogram does it). */
 #include "tools/load/load.h"
 
-/* Below 64 exact; above, the 6 bits that follow the highest one choose the bucket within the octave. */
+/* Below QUANTILE_STEPS exact; above, the bits that follow the highest one choose the bucket within the octave. */
 static unsigned bucket_of(uint64_t ns)
 {
 	unsigned shift;
 
 	if (ns < QUANTILE_STEPS)
 		return (unsigned)ns;
-	shift = 63u - (unsigned)__builtin_clzll(ns) - 6;
+	shift = 63u - (unsigned)__builtin_clzll(ns) - QUANTILE_BITS;
 	if (shift + 1 >= QUANTILE_OCTAVES)
 		return QUANTILE_OCTAVES * QUANTILE_STEPS - 1;
 	return (shift + 1) * QUANTILE_STEPS + (unsigned)(ns >> shift) - QUANTILE_STEPS;

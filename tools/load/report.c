@@ -13,6 +13,7 @@ static const struct {
 	const char *name, *label;
 	size_t offset;
 } quantiles[] = {
+	{ "head_s", "head of the answer", offsetof(struct stats, head) },
 	{ "ttft_s", "time to first token", offsetof(struct stats, ttft) },
 	{ "itl_s", "inter-token latency", offsetof(struct stats, itl) },
 	{ "e2e_s", "end to end", offsetof(struct stats, e2e) },

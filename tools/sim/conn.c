@@ -57,7 +57,10 @@ void conn_send(struct conn *conn, const void *data, size_t len)
 static void keep_body(void *ctx, const char *data, size_t len)
 {
 	struct conn *conn = ctx;
+	size_t room = SKIM_BYTES - conn->body.len;
 
+	if (conn->pod->config->skim && len > room)
+		len = room;
 	if (buffer_append(&conn->body, data, len, SIM_BODY_MAX))
 		conn->closing = true;
 }

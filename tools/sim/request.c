@@ -136,7 +136,7 @@ static bool flag(struct json_object *object, const char *name)
 	return object && json_object_object_get_ex(object, name, &value) && json_object_get_boolean(value);
 }
 
-static void start_sequence(struct conn *conn, struct json_object *request, const char *model, struct buffer *prompt)
+static struct sequence *start_sequence(struct conn *conn, const char *model, uint32_t prompt_tokens, uint32_t max_tokens)
 {
 	static uint64_t next_id = 1;
 	struct sequence *sequence = calloc(1, sizeof(*sequence));
@@ -147,18 +147,25 @@ static void start_sequence(struct conn *conn, struct json_object *request, const
 		.pod = conn->pod,
 		.conn = conn,
 		.api = conn->api,
-		.stream = flag(request, "stream"),
-		.include_usage = flag(json_object_object_get(request, "stream_options"), "include_usage"),
-		.prompt = prompt->data,
-		.prompt_len = prompt->len,
-		.prompt_tokens = count_tokens(conn, prompt->len),
-		.max_tokens = output_tokens(conn, request),
+		.prompt_tokens = prompt_tokens,
+		.max_tokens = max_tokens,
 		.arrived_us = sim_now_us(),
 		.id = next_id++,
 		.model = model,
 	};
-	*prompt = (struct buffer){ 0 };
 	conn->sequence = sequence;
+	return sequence;
+}
+
+static void start_generation(struct conn *conn, struct json_object *request, const char *model, struct buffer *prompt)
+{
+	struct sequence *sequence = start_sequence(conn, model, count_tokens(conn, prompt->len), output_tokens(conn, request));
+
+	sequence->stream = flag(request, "stream");
+	sequence->include_usage = flag(json_object_object_get(request, "stream_options"), "include_usage");
+	sequence->prompt = prompt->data;
+	sequence->prompt_len = prompt->len;
+	*prompt = (struct buffer){ 0 };
 }
 
 static void serve_embeddings(struct conn *conn, const char *model, uint32_t tokens)
@@ -216,7 +223,7 @@ static void serve_generation(struct conn *conn, struct json_object *request)
 	else if (tokens + output_tokens(conn, request) > config->kv_blocks * config->block_size)
 		reply_error(conn, 400, "the request is longer than the KV cache");
 	else
-		start_sequence(conn, request, model, &prompt);
+		start_generation(conn, request, model, &prompt);
 	buffer_free(&prompt);
 	if (conn->sequence)
 		scheduler_add(conn->pod, conn->sequence);
@@ -235,10 +242,48 @@ static struct json_object *parse_body(const struct conn *conn)
 	return json;
 }
 
+/* What follows @member, which stands there without white space, as llmd-load writes it. */
+static const char *skim(const struct conn *conn, const char *member)
+{
+	const char *at = conn->body.len ? memmem(buffer_head(&conn->body), conn->body.len, member, strlen(member)) : NULL;
+
+	return at ? at + strlen(member) : NULL;
+}
+
+static uint32_t skim_tokens(const struct conn *conn)
+{
+	const char *at = skim(conn, "\"max_tokens\":"), *end = at ? buffer_tail(&conn->body) : NULL;
+	uint32_t tokens = 0;
+
+	for (; at < end && *at >= '0' && *at <= '9' && tokens < 100000; at++)
+		tokens = tokens * 10 + (uint32_t)(*at - '0');
+	return tokens ? tokens : (uint32_t)conn->pod->config->max_tokens;
+}
+
+static void serve_skimmed(struct conn *conn)
+{
+	const struct sim_config *config = conn->pod->config;
+	uint32_t tokens = skim_tokens(conn);
+	struct sequence *sequence;
+
+	if (tokens >= config->kv_blocks * config->block_size) {
+		reply_error(conn, 400, "the request is longer than the KV cache");
+		return;
+	}
+	sequence = start_sequence(conn, config->models.item[0], 1, tokens);
+	sequence->stream = skim(conn, "\"stream\":true");
+	scheduler_add(conn->pod, sequence);
+}
+
 static void serve_api(struct conn *conn)
 {
-	struct json_object *request = parse_body(conn);
+	struct json_object *request;
 
+	if (conn->pod->config->skim) {
+		serve_skimmed(conn);
+		return;
+	}
+	request = parse_body(conn);
 	if (conn->pod->fault == FAULT_503)
 		reply_error(conn, 503, "overloaded on demand");
 	else if (!json_object_is_type(request, json_type_object))

@@ -26,8 +26,11 @@ struct sim_config {
 	struct string_list listen, models;
 	uint64_t kv_blocks, block_size, max_num_seqs, max_batched_tokens, chunk_bytes, max_tokens;
 	double prefill_rate, itl_ms, itl_per_seq_ms, bytes_per_token;
-	bool old_metric_names, stamp;
+	bool old_metric_names, stamp, skim;
 };
+
+/* What --skim reads of a body. */
+enum { SKIM_BYTES = 512 };
 
 enum fault { FAULT_NONE, FAULT_REFUSE, FAULT_HANG, FAULT_503, FAULT_DIE };
 
