@@ -32,7 +32,6 @@
 #include "agent/endpoint.h"
 #include "agent/flow_table.h"
 #include "agent/kernel_features.h"
-#include "agent/mirror.h"
 #include "agent/netlink.h"
 #include "agent/pins.h"
 #include "agent/sockops.h"
@@ -55,7 +54,6 @@ struct datapath {
 	struct netlink *netlink;
 	struct conntrack *conntrack;
 	struct sockops *sockops;
-	struct mirror *mirror;
 	bool leaving; /* nothing more is handed over */
 };
 
@@ -79,11 +77,6 @@ uint32_t datapath_map_size(const struct datapath *datapath, enum datapath_map ma
 struct control *datapath_control(const struct datapath *datapath)
 {
 	return datapath->control;
-}
-
-struct mirror *datapath_mirror(const struct datapath *datapath)
-{
-	return datapath->mirror;
 }
 
 struct flow_table *datapath_flows(const struct datapath *datapath)
@@ -292,10 +285,6 @@ int datapath_start(struct datapath *datapath)
 	devices_watch_endpoints(datapath->devices);
 	devices_refresh(datapath->devices);
 	flow_table_adopt(datapath->flows);
-	err = mirror_new(datapath->agent, datapath, &datapath->mirror);
-	if (err)
-		return err;
-	mirror_load(datapath->mirror, agent_now_ms());
 	err = sockops_attach(datapath->bpf, &datapath->sockops);
 	if (err)
 		log_warn("no sockops on the agent's cgroup", "errno=%d", -err);
@@ -307,13 +296,9 @@ int datapath_start(struct datapath *datapath)
 /* From here on a successor may look after all this. */
 static void stop_serving(struct datapath *datapath)
 {
-	if (datapath->mirror)
-		mirror_flush(datapath->mirror);
-	mirror_free(datapath->mirror);
 	sockops_free(datapath->sockops);
 	flow_table_free(datapath->flows);
 	devices_free(datapath->devices);
-	datapath->mirror = NULL;
 	datapath->sockops = NULL;
 	datapath->flows = NULL;
 	datapath->devices = NULL;

@@ -16,7 +16,6 @@ struct conntrack;
 struct datapath;
 struct devices;
 struct flow_table;
-struct mirror;
 struct netlink;
 
 enum datapath_mode { DATAPATH_AUTO, DATAPATH_KERNEL, DATAPATH_RELAY };
@@ -75,7 +74,6 @@ const char *datapath_map_name(enum datapath_map map);
 struct control *datapath_control(const struct datapath *datapath);
 
 struct flow_table *datapath_flows(const struct datapath *datapath);
-struct mirror *datapath_mirror(const struct datapath *datapath);
 struct devices *datapath_devices(const struct datapath *datapath);
 struct netlink *datapath_netlink(const struct datapath *datapath);
 struct conntrack *datapath_conntrack(const struct datapath *datapath);
