@@ -19,6 +19,7 @@ struct datapath;
 struct decider;
 struct decision_log;
 struct metrics;
+struct mirror;
 struct prober;
 struct prompt_scanner;
 struct upstream_pool;
@@ -43,6 +44,7 @@ struct agent {
 	struct prober *prober;
 	struct upstream_pool *upstreams;
 	struct datapath *datapath; /* NULL: everything is relayed */
+	struct mirror *mirror;	   /* NULL without a data path, or once it is left to a successor */
 	struct handoff_stats handoffs;
 	struct pipe_pool pipes;
 	struct client *clients;

@@ -20,6 +20,7 @@
 #include "agent/exchange.h"
 #include "agent/listener.h"
 #include "agent/metrics.h"
+#include "agent/mirror.h"
 #include "agent/prober.h"
 #include "agent/session_key.h"
 #include "agent/upstream.h"
@@ -88,6 +89,14 @@ static void on_drain_timeout(evutil_socket_t fd, short what, void *arg)
 	event_base_loopbreak(process->agent.base);
 }
 
+static void close_mirror(struct agent *agent)
+{
+	if (agent->mirror)
+		mirror_flush(agent->mirror);
+	mirror_free(agent->mirror);
+	agent->mirror = NULL;
+}
+
 /* Clients whose SYN was answered are accepted by now; others' SYNs are dropped and come again, perhaps to a successor. */
 static void drain(evutil_socket_t fd, short what, void *arg)
 {
@@ -100,6 +109,7 @@ static void drain(evutil_socket_t fd, short what, void *arg)
 	agent->draining = true;
 	log_info("draining", "connections=%lu", (unsigned long)agent->n_clients);
 	listeners_close(process->listeners);
+	close_mirror(agent);
 	datapath_release(agent->datapath);
 	clients_close_idle(agent);
 	event_add(process->drain_timer, &timeout);
@@ -281,6 +291,16 @@ static int init_admin(struct process *process)
 	return err;
 }
 
+/* A mirror that cannot be read is no reason not to serve. */
+static int init_mirror(struct agent *agent)
+{
+	int err = agent->datapath ? mirror_new(agent, agent->datapath, &agent->mirror) : 0;
+
+	if (!err && agent->mirror)
+		mirror_load(agent->mirror, agent_now_ms());
+	return err;
+}
+
 static int init_parts(struct process *process)
 {
 	struct agent *agent = &process->agent;
@@ -302,6 +322,8 @@ static int init_parts(struct process *process)
 		return -ENOMEM;
 	handoff_stats_init(&agent->handoffs);
 	err = agent->datapath ? datapath_start(agent->datapath) : 0;
+	if (!err)
+		err = init_mirror(agent);
 	if (!err)
 		err = init_admin(process);
 	if (!err)
@@ -340,6 +362,7 @@ static void finish(struct process *process)
 		client_close(agent->clients, true);
 	if (agent->base)
 		event_base_loop(agent->base, EVLOOP_NONBLOCK); /* what was put off to the end of the turn */
+	close_mirror(agent);
 	datapath_close(agent->datapath);
 	agent->datapath = NULL;
 	listeners_free(process->listeners);
