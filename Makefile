@@ -30,6 +30,7 @@ UNIT := bpf_lib bpf_slot conntrack decide http_body http_head json lib load mirr
 TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe options
 FUZZ := endpoint http json option prompt sse trace
 FUZZED := endpoint http_body http_head http_rewrite json prefix_hash prompt session_key
+NET := netclient netpod
 MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
 
 PROGRAMS := $(addprefix $(B)/,llmd-agent $(TOOLS))
@@ -37,7 +38,7 @@ CORE := $(LIB:%=$(B)/obj/lib/%.o) $(AGENT:%=$(B)/obj/agent/%.o)
 TESTS := $(UNIT:%=$(B)/unit/test_%) $(B)/bpf/test_tc
 FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 
-.PHONY: all deps demo check check-unit check-fuzz check-blackbox fuzz bench install fmt help clean
+.PHONY: all deps demo check check-unit check-fuzz check-net fuzz bench install fmt help clean
 .DEFAULT_GOAL := all
 
 all: deps ## build everything (the default)
@@ -57,6 +58,10 @@ check-unit: $(TESTS) ## only the unit tests
 
 check-fuzz: $(FUZZERS) ## a short run of every fuzz target, over the same inputs each time
 	$(Q)scripts/fuzz again $(FUZZERS)
+
+check-net: all $(NET:%=build/net/%) ## only the tests in network namespaces (root)
+	$(Q)scripts/install-deps test
+	$(Q)scripts/check-net
 
 fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 	$(Q)scripts/install-deps test && $(MAKE) --no-print-directory $(FUZZERS)
@@ -115,6 +120,11 @@ build/bench/decide: build/obj/bench/decide.o build/libcore.a
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/obj/agent/attach.o $(B)/obj/agent/datapath.o $(B)/obj/agent/sockops.o: build/bpf/llmd.skel.h
+
+build/net/%: build/obj/tests/net/%.o
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
 
 $(B)/obj/%.o: %.c
 	@mkdir -p $(@D)
