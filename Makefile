@@ -28,7 +28,7 @@ SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
 UNIT := bpf_lib bpf_slot conntrack decide http_body http_head json lib load mirror netlink prompt session_key
 TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe options
-FUZZ := endpoint http json option prompt sse trace
+FUZZ := endpoint http json option packet prompt sse trace
 FUZZED := endpoint http_body http_head http_rewrite json prefix_hash prompt session_key
 MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
 
