@@ -100,6 +100,7 @@ static const struct fixture cases[] = {
 	ANSWERED("SYN-ACK: a larger MSS becomes what the way to the pods carries", BYTES(MSS1460, SACK_PERMITTED, 1, SCALE7, 1, 1), BYTES(MSS(0x05, 0x78), SACK_PERMITTED, 1, SCALE7, 1, 1)),
 	ANSWERED("SYN-ACK: the very MSS stays", BYTES(MSS(0x05, 0x78)), BYTES(MSS(0x05, 0x78))),
 	ANSWERED("SYN-ACK: one more does not", BYTES(MSS(0x05, 0x79)), BYTES(MSS(0x05, 0x78))),
+	ANSWERED("SYN-ACK: one less stays", BYTES(MSS(0x05, 0x77)), BYTES(MSS(0x05, 0x77))),
 	ANSWERED("SYN-ACK: a smaller MSS stays", BYTES(MSS(0x02, 0x18)), BYTES(MSS(0x02, 0x18))),
 	ANSWERED("SYN-ACK: the largest MSS, at an odd offset", BYTES(1, MSS(0xff, 0xff), 1, 1, 1), BYTES(1, MSS(0x05, 0x78), 1, 1, 1)),
 	ANSWERED("SYN-ACK: two MSS options", BYTES(MSS1460, MSS(0xff, 0xff)), BYTES(MSS(0x05, 0x78), MSS(0x05, 0x78))),
