@@ -278,6 +278,7 @@ static void gauges(void *ctx, struct metrics_gauges *out)
 	out->clients = agent->n_clients;
 	out->draining = agent->draining;
 	upstream_pool_counts(agent->upstreams, &out->upstreams_open, &out->upstreams_idle);
+	metrics_kernel_collect(agent, &out->kernel);
 }
 
 static int init_admin(struct process *process)

@@ -10,6 +10,7 @@
 
 enum {
 	WALK_BATCH = 1024,
+	SAMPLE = 512,
 	WALK_BATCH_MAX = 1 << 20, /* a bucket that holds more than this is no hash table */
 	KERNEL_ENOTSUPP = 524,	  /* the kernel's own, for maps without batches: no errno of user space */
 };
@@ -168,6 +169,38 @@ int map_batch_walk(const struct map_shape *map, int (*visit)(void *ctx, const vo
 		err = walk_single(&walk);
 	walk_free(&walk);
 	return err;
+}
+
+/*
+ * The batch ends somewhere in the table; where to go on is told as the number of the next bucket, of which a map has as many
+ * as entries, rounded up to a power of two (kernel/bpf/hashtab.c). Keys are hashed, so the other buckets are no fuller.
+ */
+static int extrapolate(uint32_t n, uint32_t next, uint32_t max, uint64_t *out)
+{
+	uint64_t buckets = 1;
+
+	while (buckets < max)
+		buckets *= 2;
+	if (!next || next > buckets)
+		return -ENOTSUP; /* another kernel's cursor */
+	*out = n * buckets / next;
+	if (*out > max)
+		*out = max;
+	return 0;
+}
+
+int map_batch_estimate(const struct map_shape *map, uint32_t max, uint64_t *out)
+{
+	uint32_t n = SAMPLE, next = 0;
+	char *keys = malloc((size_t)map->key_size * n), *values = malloc((size_t)map->value_size * n);
+	int err = keys && values ? bpf_map_lookup_batch(map->fd, NULL, &next, keys, values, &n, NULL) : -ENOMEM;
+
+	free(keys);
+	free(values);
+	if (err != -ENOENT)
+		return err ? err : extrapolate(n, next, max, out);
+	*out = n; /* the end was reached */
+	return 0;
 }
 
 static int read_single(const struct map_shape *map, uint32_t n, char *values)

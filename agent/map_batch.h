@@ -24,6 +24,12 @@ uint32_t map_batch_delete(const struct map_shape *map, const void *keys, uint32_
  */
 int map_batch_walk(const struct map_shape *map, int (*visit)(void *ctx, const void *key, const void *value), void *ctx);
 
+/**
+ * map_batch_estimate() - how many of its @max entries a hash map holds: exactly if they are few, else to some per cent.
+ * Return: 0 or -errno, -ENOTSUP where the kernel does not let it be told.
+ */
+int map_batch_estimate(const struct map_shape *map, uint32_t max, uint64_t *out);
+
 /** map_batch_read() - the first @n values of an array map, one after the other. Return: 0 or -errno. */
 int map_batch_read(const struct map_shape *map, uint32_t n, void *values);
 

@@ -7,13 +7,14 @@
 #include "agent/metrics.h"
 
 #include <dirent.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/metrics_kernel.h"
+#include "agent/metrics_print.h"
 #include "lib/histogram.h"
 #include "lib/version.h"
 
@@ -153,54 +154,20 @@ void metrics_accept_error(struct metrics *metrics)
 
 /* ---- printing ---- */
 
-/** struct scrape - one exposition. */
-struct scrape {
-	struct metrics *metrics;
-	struct evbuffer *out;
-	const struct family *family;
-	struct metrics_gauges gauges;
-	struct decider_stats decider;
-};
-
-struct family {
-	const char *name, *type, *labels, *help, *query;
-	void (*print)(struct scrape *scrape);
-};
-
-static void sample_u64(struct scrape *scrape, uint64_t value)
-{
-	evbuffer_add_printf(scrape->out, "%s %" PRIu64 "\n", scrape->family->name, value);
-}
-
-static void sample_label(struct scrape *scrape, const char *label, const char *value, uint64_t number)
-{
-	evbuffer_add_printf(scrape->out, "%s{%s=\"%s\"} %" PRIu64 "\n", scrape->family->name, label, value, number);
-}
-
 static void print_codes(struct scrape *scrape, uint64_t counts[API_N][METRICS_CODES], const char *pod)
 {
 	for (enum api api = 0; api < API_N; api++) {
 		for (unsigned c = 0; c < METRICS_CODES; c++) {
-			char code[16] = "other";
+			char code[16] = "other", labels[SCRAPE_LABELS_MAX];
 
 			if (!counts[api][c])
 				continue;
 			if (c < METRICS_CODES - 1)
 				snprintf(code, sizeof(code), "%u", codes[c]);
-			evbuffer_add_printf(scrape->out, "%s{path=\"%s\",code=\"%s\",pod=\"%s\"} %" PRIu64 "\n", scrape->family->name,
-				prompt_api_name(api), code, pod, counts[api][c]);
+			snprintf(labels, sizeof(labels), "path=\"%s\",code=\"%s\",pod=\"%s\"", prompt_api_name(api), code, pod);
+			sample(scrape, "", labels, counts[api][c]);
 		}
 	}
-}
-
-/* Calls @print for each endpoint that is there. */
-static void each_pod(struct scrape *scrape, void (*print)(struct scrape *, uint32_t, const struct endpoint *))
-{
-	const struct endpoint_table *endpoints = scrape->metrics->endpoints;
-
-	for (uint32_t i = 0; i < endpoints->n; i++)
-		if (endpoints->at[i].state != ENDPOINT_FREE)
-			print(scrape, i, &endpoints->at[i]);
 }
 
 static void pod_requests(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
@@ -214,24 +181,9 @@ static void print_requests(struct scrape *scrape)
 	each_pod(scrape, pod_requests);
 }
 
-static void print_histogram(struct scrape *scrape, const struct histogram *histogram, const char *pod)
-{
-	const char *name = scrape->family->name;
-	uint64_t below = 0;
-
-	for (size_t i = 0; i < histogram->n_bounds; i++) {
-		below += histogram->count[i];
-		evbuffer_add_printf(scrape->out, "%s_bucket{pod=\"%s\",le=\"%g\"} %" PRIu64 "\n", name, pod,
-			histogram->bounds[i], below);
-	}
-	evbuffer_add_printf(scrape->out,
-		"%s_bucket{pod=\"%s\",le=\"+Inf\"} %" PRIu64 "\n%s_sum{pod=\"%s\"} %.9g\n%s_count{pod=\"%s\"} %" PRIu64 "\n", name,
-		pod, histogram->total, name, pod, histogram->sum, name, pod, histogram->total);
-}
-
 static void pod_ttft(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
 {
-	print_histogram(scrape, &pod_of(scrape->metrics, (int)i)->ttft, endpoint->name);
+	print_histogram(scrape, &pod_of(scrape->metrics, (int)i)->ttft, endpoint);
 }
 
 static void print_ttft(struct scrape *scrape)
@@ -241,7 +193,7 @@ static void print_ttft(struct scrape *scrape)
 
 static void pod_duration(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
 {
-	print_histogram(scrape, &pod_of(scrape->metrics, (int)i)->duration, endpoint->name);
+	print_histogram(scrape, &pod_of(scrape->metrics, (int)i)->duration, endpoint);
 }
 
 static void print_duration(struct scrape *scrape)
@@ -252,7 +204,7 @@ static void print_duration(struct scrape *scrape)
 static void pod_inflight_requests(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
 {
 	(void)i;
-	sample_label(scrape, "pod", endpoint->name, endpoint->inflight_requests);
+	sample_pod(scrape, endpoint, NULL, NULL, endpoint->inflight_requests);
 }
 
 static void print_inflight_requests(struct scrape *scrape)
@@ -263,7 +215,7 @@ static void print_inflight_requests(struct scrape *scrape)
 static void pod_inflight_tokens(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
 {
 	(void)i;
-	sample_label(scrape, "pod", endpoint->name, endpoint->inflight_tokens);
+	sample_pod(scrape, endpoint, NULL, NULL, endpoint->inflight_tokens);
 }
 
 static void print_inflight_tokens(struct scrape *scrape)
@@ -273,7 +225,7 @@ static void print_inflight_tokens(struct scrape *scrape)
 
 static void pod_blocks(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
 {
-	sample_label(scrape, "pod", endpoint->name, decider_endpoint_blocks(scrape->metrics->decider, i));
+	sample_pod(scrape, endpoint, NULL, NULL, decider_endpoint_blocks(scrape->metrics->decider, i));
 }
 
 static void print_pod_blocks(struct scrape *scrape)
@@ -285,8 +237,7 @@ static void pod_state(struct scrape *scrape, uint32_t i, const struct endpoint *
 {
 	(void)i;
 	for (enum endpoint_state state = ENDPOINT_FREE + 1; state < ENDPOINT_STATE_N; state++)
-		evbuffer_add_printf(scrape->out, "%s{pod=\"%s\",state=\"%s\"} %d\n", scrape->family->name, endpoint->name,
-			endpoint_state_name(state), endpoint->state == state);
+		sample_pod(scrape, endpoint, "state", endpoint_state_name(state), endpoint->state == state);
 }
 
 static void print_pod_state(struct scrape *scrape)
@@ -367,7 +318,7 @@ static void print_build_info(struct scrape *scrape)
 
 static void print_start_time(struct scrape *scrape)
 {
-	evbuffer_add_printf(scrape->out, "%s %.3f\n", scrape->family->name, scrape->metrics->started_s);
+	sample_double(scrape, "", "", scrape->metrics->started_s);
 }
 
 static void print_cpu(struct scrape *scrape)
@@ -375,9 +326,8 @@ static void print_cpu(struct scrape *scrape)
 	struct rusage usage = { 0 };
 
 	getrusage(RUSAGE_SELF, &usage);
-	evbuffer_add_printf(scrape->out, "%s %.6f\n", scrape->family->name,
-		(double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-			(double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
+	sample_double(scrape, "", "", (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+		(double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
 }
 
 static void print_resident(struct scrape *scrape)
@@ -467,22 +417,17 @@ enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 
 void metrics_print(struct metrics *metrics, struct evbuffer *out)
 {
-	struct scrape scrape = { .metrics = metrics, .out = out };
+	struct scrape scrape = { .metrics = metrics, .endpoints = metrics->endpoints, .out = out };
 
 	metrics->gauges(metrics->ctx, &scrape.gauges);
 	decider_get_stats(metrics->decider, &scrape.decider);
-	for (size_t i = 0; i < N_FAMILIES; i++) {
-		scrape.family = &families[i];
-		evbuffer_add_printf(out, "# HELP %s %s\n# TYPE %s %s\n", families[i].name, families[i].help, families[i].name,
-			families[i].type);
-		families[i].print(&scrape);
-	}
+	print_families(&scrape, families, N_FAMILIES);
+	metrics_kernel_print(&scrape);
 }
 
 void metrics_print_markdown(FILE *out)
 {
 	fputs("| metric | type | labels | meaning | example query |\n|---|---|---|---|---|\n", out);
-	for (size_t i = 0; i < N_FAMILIES; i++)
-		fprintf(out, "| `%s` | %s | %s | %s | `%s` |\n", families[i].name, families[i].type, families[i].labels,
-			families[i].help, families[i].query);
+	print_families_markdown(out, families, N_FAMILIES);
+	metrics_kernel_print_markdown(out);
 }

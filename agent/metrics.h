@@ -10,6 +10,7 @@
 #include "agent/decide.h"
 #include "agent/endpoint.h"
 #include "agent/http_head.h"
+#include "agent/metrics_kernel.h"
 #include "agent/prompt.h"
 
 /* Codes that are told apart; any other counts as "other". Bounds requests_total to API_N x this x pods. */
@@ -29,6 +30,7 @@ enum metrics_cut { METRICS_CUT_CLIENT, METRICS_CUT_UPSTREAM, METRICS_CUT_N };
 struct metrics_gauges {
 	uint64_t clients, upstreams_open, upstreams_idle;
 	bool draining;
+	struct metrics_kernel kernel;
 };
 
 struct metrics;

@@ -3,7 +3,6 @@
 #include "tests/unit/test.h"
 
 #include <bpf/bpf.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <unistd.h>
@@ -12,8 +11,9 @@
 #include "agent/prefix.h"
 #include "agent/session.h"
 #include "lib/log.h"
+#include "tests/unit/without_batches.h"
 
-enum { PODS = 4, PROMPT = 10, SESSIONS = 64, MAP_MAX = 1 << 17, QUEUE_MAX = 1 << 16, KERNEL_ENOTSUPP = 524 };
+enum { PODS = 4, PROMPT = 10, SESSIONS = 64, MAP_MAX = 1 << 17, QUEUE_MAX = 1 << 16 };
 
 /* The one agent's state, and the next one's. */
 struct side {
@@ -25,27 +25,8 @@ struct side {
 static struct side before, after;
 static int sessions_fd = -1, prefixes_fd = -1;
 static uint64_t now_ms;
-static bool without_batches;
 
 static struct decide_config config;
-
-/* These stand in front of libbpf's: a kernel without batches for the type of map. */
-#define BATCH(name, parameters, ...) \
-	int name parameters \
-	{ \
-		static int(*next) parameters; \
-		if (without_batches) \
-			return -KERNEL_ENOTSUPP; \
-		if (!next) \
-			*(void **)&next = dlsym(RTLD_NEXT, #name); \
-		return next(__VA_ARGS__); \
-	}
-BATCH(bpf_map_update_batch, (int fd, const void *keys, const void *values, __u32 *n, const struct bpf_map_batch_opts *opts), fd,
-	keys, values, n, opts)
-BATCH(bpf_map_delete_batch, (int fd, const void *keys, __u32 *n, const struct bpf_map_batch_opts *opts), fd, keys, n, opts)
-BATCH(bpf_map_lookup_batch,
-	(int fd, void *from, void *to, void *keys, void *values, __u32 *n, const struct bpf_map_batch_opts *opts), fd, from, to,
-	keys, values, n, opts)
 
 static void add_pods(struct endpoint_table *pods)
 {
