@@ -271,7 +271,7 @@ static void prefetch_blocks(const struct prefix_index *index, const uint64_t *bl
 uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, uint32_t n, uint32_t n_endpoints,
 	uint16_t *depth)
 {
-	struct match match = { .depth = depth };
+	struct match match = { .depth = depth, .words = (n_endpoints + 63) / 64 };
 	uint32_t reached;
 
 	memset(depth, 0, n_endpoints * sizeof(*depth));
@@ -289,7 +289,7 @@ uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, 
 			return reached;
 	}
 	if (reached && !match.is_few)
-		note_depth(&match.set, (uint16_t)reached, depth);
+		note_depth(&match, &match.set, (uint16_t)reached);
 	for (unsigned i = 0; i < match.n_few; i++)
 		depth[match.few[i]] = (uint16_t)reached;
 	return reached;

@@ -5,33 +5,39 @@
 
 #include "agent/prefix_block.h"
 
-/** struct match - who has held all blocks so far: @set, or @few once they are so few that a block names them in place. */
+/**
+ * struct match - who has held all blocks so far: @set, or @few once they are so few that a block names them in place.
+ * @words: of a set that endpoints are in: a handful of pods fills one.
+ */
 struct match {
 	uint16_t *depth;
+	unsigned words;
 	struct endpoint_set set;
 	uint16_t few[PREFIX_INLINE_HOLDERS];
 	unsigned n_few;
 	bool is_few;
 };
 
-static inline void note_depth(const struct endpoint_set *lost, uint16_t reached, uint16_t *depth)
+static inline void note_depth(const struct match *match, const struct endpoint_set *lost, uint16_t reached)
 {
-	for (unsigned w = 0; w < PREFIX_WORDS; w++)
+	for (unsigned w = 0; w < match->words; w++)
 		for (uint64_t word = lost->word[w]; word; word &= word - 1)
-			depth[w * 64 + (unsigned)__builtin_ctzll(word)] = reached;
+			match->depth[w * 64 + (unsigned)__builtin_ctzll(word)] = reached;
 }
 
 static inline bool match_sets(struct match *match, const struct block *block, uint16_t reached)
 {
 	struct endpoint_set lost;
-	uint64_t any = 0;
+	uint64_t any = 0, any_lost = 0;
 
-	for (unsigned w = 0; w < PREFIX_WORDS; w++) {
+	for (unsigned w = 0; w < match->words; w++) {
 		lost.word[w] = match->set.word[w] & ~block->many->set.word[w];
 		match->set.word[w] &= block->many->set.word[w];
 		any |= match->set.word[w];
+		any_lost |= lost.word[w];
 	}
-	note_depth(&lost, reached, match->depth);
+	if (any_lost)
+		note_depth(match, &lost, reached);
 	return any;
 }
 
@@ -46,7 +52,7 @@ static inline bool match_becomes_few(struct match *match, const struct block *bl
 			match->few[match->n_few++] = holder;
 		match->set.word[holder / 64] &= ~bit;
 	}
-	note_depth(&match->set, reached, match->depth);
+	note_depth(match, &match->set, reached);
 	return match->n_few;
 }
 
