@@ -131,6 +131,20 @@ static void on_signal(evutil_socket_t fd, short what, void *arg)
 	event_base_loopbreak(arg);
 }
 
+/* Timers to the microsecond: tokens that are due in one millisecond would else come in one burst. */
+static struct event_base *new_base(void)
+{
+	struct event_config *config = event_config_new();
+	struct event_base *base;
+
+	if (!config)
+		return NULL;
+	event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+	base = event_base_new_with_config(config);
+	event_config_free(config);
+	return base;
+}
+
 int main(int argc, char **argv)
 {
 	static struct sim_config config;
@@ -151,7 +165,7 @@ int main(int argc, char **argv)
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}
 	signal(SIGPIPE, SIG_IGN);
-	base = event_base_new();
+	base = new_base();
 	term = base ? evsignal_new(base, SIGTERM, on_signal, base) : NULL;
 	interrupt = base ? evsignal_new(base, SIGINT, on_signal, base) : NULL;
 	if (!term || !interrupt || event_add(term, NULL) || event_add(interrupt, NULL))
