@@ -54,12 +54,17 @@ void conn_send(struct conn *conn, const void *data, size_t len)
 	conn_send2(conn, data, len, NULL, 0);
 }
 
+bool conn_skims(const struct conn *conn)
+{
+	return conn->pod->config->skim && conn->api != API_OTHER && conn->api != API_EMBEDDINGS && conn->api != API_TOKENIZE;
+}
+
 static void keep_body(void *ctx, const char *data, size_t len)
 {
 	struct conn *conn = ctx;
 	size_t room = SKIM_BYTES - conn->body.len;
 
-	if (conn->pod->config->skim && len > room)
+	if (conn_skims(conn) && len > room)
 		len = room;
 	if (buffer_append(&conn->body, data, len, SIM_BODY_MAX))
 		conn->closing = true;
