@@ -71,7 +71,7 @@ def _with_file(name, *args):
 def _vllm_router(policy):
     def command(node, pod, _work):
         return [f"{VENV}/vllm-router", "--host", node, "--port", str(LISTEN_PORT), "--worker-urls", f"http://{pod}", "--policy", policy,
-                "--worker-startup-check-interval", "1", "--disable-retries", "--log-level", "warn"]
+                "--worker-startup-check-interval", "1", "--disable-retries", "--log-level", "error"]
     return Target(command, _has_program(f"{VENV}/vllm-router"), env={"TOKIO_WORKER_THREADS": "1"})
 
 
