@@ -31,7 +31,7 @@ static const struct option_row rows[] = {
 	{ "max-num-batched-tokens", "N", "8192", "a number above 0", "Tokens of one step.", option_parse_u64, FIELD(max_batched_tokens), &positive },
 	{ "max-tokens", "N", "16", "a number above 0", "Length of an answer whose request does not say.", option_parse_u64, FIELD(max_tokens), &positive },
 	{ "chunk-bytes", "N", "0", "a number", "Size that each event of a stream is filled up to.", option_parse_u64, FIELD(chunk_bytes), &not_negative },
-	{ "skim", NULL, NULL, "given without a value", "Take stream and max_tokens from the first 512 bytes of a body and look no further: prompts cost nothing.", option_parse_flag, FIELD(skim) },
+	{ "skim", NULL, NULL, "given without a value", "Take stream and max_tokens from the first or the last 512 bytes of a body and look no further: prompts cost nothing.", option_parse_flag, FIELD(skim) },
 	{ "stamp", NULL, NULL, "given without a value", "Put the time of sending (t_ns, CLOCK_MONOTONIC) into each event.", option_parse_flag, FIELD(stamp) },
 	{ "old-metric-names", NULL, NULL, "given without a value", "gpu_cache_usage_perc instead of kv_cache_usage_perc.", option_parse_flag, FIELD(old_metric_names) },
 };
