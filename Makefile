@@ -70,6 +70,7 @@ fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 
 bench: all build/bench/decide ## measure; see bench/README.md
 	$(Q)scripts/install-deps test
+	$(Q)bench/setup
 	$(Q)build/bench/decide
 	$(Q)bench/run
 

@@ -62,7 +62,7 @@ class Agent(Process):
             args += ["--endpoint", endpoint]
         super().__init__(log, *args, *options)
         self.url = f"http://127.0.0.1:{self.port}"
-        wait_for(lambda: socket.create_connection(("127.0.0.1", self.admin), 1).close() is None, "the admin port")
+        wait_for(lambda: self.get("/healthz")[0] == 200, "the loop, which begins after all ports listen")
 
     def get(self, path):
         try:

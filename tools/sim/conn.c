@@ -54,14 +54,41 @@ void conn_send(struct conn *conn, const void *data, size_t len)
 	conn_send2(conn, data, len, NULL, 0);
 }
 
+bool conn_skims(const struct conn *conn)
+{
+	return conn->pod->config->skim && conn->api != API_OTHER && conn->api != API_EMBEDDINGS && conn->api != API_TOKENIZE;
+}
+
+/* The first SKIM_BYTES, and after them the last. */
+static void keep_ends(struct buffer *body, const char *data, size_t len)
+{
+	size_t head = body->len < SKIM_BYTES ? SKIM_BYTES - body->len : 0, tail, over;
+
+	head = head < len ? head : len;
+	if (buffer_append(body, data, head, SIM_BODY_MAX))
+		abort();
+	data += head;
+	len -= head;
+	if (len > SKIM_BYTES) {
+		data += len - SKIM_BYTES;
+		len = SKIM_BYTES;
+	}
+	tail = len ? body->len - SKIM_BYTES : 0;
+	over = tail + len > SKIM_BYTES ? tail + len - SKIM_BYTES : 0;
+	if (over)
+		memmove(buffer_head(body) + SKIM_BYTES, buffer_head(body) + SKIM_BYTES + over, tail - over);
+	body->len -= over;
+	if (buffer_append(body, data, len, SIM_BODY_MAX))
+		abort();
+}
+
 static void keep_body(void *ctx, const char *data, size_t len)
 {
 	struct conn *conn = ctx;
-	size_t room = SKIM_BYTES - conn->body.len;
 
-	if (conn->pod->config->skim && len > room)
-		len = room;
-	if (buffer_append(&conn->body, data, len, SIM_BODY_MAX))
+	if (conn_skims(conn))
+		keep_ends(&conn->body, data, len);
+	else if (buffer_append(&conn->body, data, len, SIM_BODY_MAX))
 		conn->closing = true;
 }
 

@@ -31,7 +31,7 @@ static const struct option_row rows[] = {
 	{ "max-num-batched-tokens", "N", "8192", "a number above 0", "Tokens of one step.", option_parse_u64, FIELD(max_batched_tokens), &positive },
 	{ "max-tokens", "N", "16", "a number above 0", "Length of an answer whose request does not say.", option_parse_u64, FIELD(max_tokens), &positive },
 	{ "chunk-bytes", "N", "0", "a number", "Size that each event of a stream is filled up to.", option_parse_u64, FIELD(chunk_bytes), &not_negative },
-	{ "skim", NULL, NULL, "given without a value", "Take stream and max_tokens from the first 512 bytes of a body and look no further: prompts cost nothing.", option_parse_flag, FIELD(skim) },
+	{ "skim", NULL, NULL, "given without a value", "Take stream and max_tokens from the first or the last 512 bytes of a body and look no further: prompts cost nothing.", option_parse_flag, FIELD(skim) },
 	{ "stamp", NULL, NULL, "given without a value", "Put the time of sending (t_ns, CLOCK_MONOTONIC) into each event.", option_parse_flag, FIELD(stamp) },
 	{ "old-metric-names", NULL, NULL, "given without a value", "gpu_cache_usage_perc instead of kv_cache_usage_perc.", option_parse_flag, FIELD(old_metric_names) },
 };
@@ -131,6 +131,20 @@ static void on_signal(evutil_socket_t fd, short what, void *arg)
 	event_base_loopbreak(arg);
 }
 
+/* Timers to the microsecond: tokens that are due in one millisecond would else come in one burst. */
+static struct event_base *new_base(void)
+{
+	struct event_config *config = event_config_new();
+	struct event_base *base;
+
+	if (!config)
+		return NULL;
+	event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+	base = event_base_new_with_config(config);
+	event_config_free(config);
+	return base;
+}
+
 int main(int argc, char **argv)
 {
 	static struct sim_config config;
@@ -151,7 +165,7 @@ int main(int argc, char **argv)
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}
 	signal(SIGPIPE, SIG_IGN);
-	base = event_base_new();
+	base = new_base();
 	term = base ? evsignal_new(base, SIGTERM, on_signal, base) : NULL;
 	interrupt = base ? evsignal_new(base, SIGINT, on_signal, base) : NULL;
 	if (!term || !interrupt || event_add(term, NULL) || event_add(interrupt, NULL))

@@ -279,7 +279,7 @@ static void serve_api(struct conn *conn)
 {
 	struct json_object *request;
 
-	if (conn->pod->config->skim) {
+	if (conn_skims(conn)) {
 		serve_skimmed(conn);
 		return;
 	}

@@ -29,7 +29,7 @@ struct sim_config {
 	bool old_metric_names, stamp, skim;
 };
 
-/* What --skim reads of a body. */
+/* What --skim reads at each end of a body. */
 enum { SKIM_BYTES = 512 };
 
 enum fault { FAULT_NONE, FAULT_REFUSE, FAULT_HANG, FAULT_503, FAULT_DIE };
@@ -122,6 +122,8 @@ void reply_error(struct conn *conn, unsigned status, const char *message);
 
 /* conn.c */
 void conn_accept(struct pod *pod, int fd);
+/** conn_skims() - of the body of this request only the ends matter. */
+bool conn_skims(const struct conn *conn);
 void conn_send(struct conn *conn, const void *data, size_t len);
 void conn_send2(struct conn *conn, const void *head, size_t head_len, const void *body, size_t body_len);
 /** conn_done() - the answer is out: next request or close. */
