@@ -75,6 +75,7 @@ static __always_inline void observe_payload(struct __sk_buff *skb, struct endpoi
 static __always_inline void observe_down(struct __sk_buff *skb, struct endpoint_stats *stats, struct slot *slot,
 	const struct packet *packet, __u32 index)
 {
+	stats->flows += !slot->packets_down;
 	slot->packets_down++;
 	slot->bytes_down += packet->len;
 	stats->packets_down++;
