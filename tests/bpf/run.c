@@ -321,6 +321,7 @@ static void check_stats(const struct run *run, const struct world_counts *counts
 			expected.packets_down = run->from_pod;
 			expected.bytes_up = run->from_pod ? 0 : run->step->in.payload.n;
 			expected.bytes_down = run->from_pod ? run->step->in.payload.n : 0;
+			expected.flows = run->from_pod && !run->before[run->owner].packets_down;
 			expected.resets = run->step->events & EVENT(EVENT_END) && flags & SLOT_RESET;
 			expect_histograms(run, &expected, got);
 		}
