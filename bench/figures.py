@@ -15,6 +15,10 @@ PROMPT = 220_000
 SECONDS = "2s"  # of a closed loop
 
 
+class Failed(Exception):
+    """Requests failed: what was measured then is worth nothing."""
+
+
 class Bench:
     """One target at a time: load for it, and what it costs. @foreign: largest share of the box that others had."""
 
@@ -30,7 +34,8 @@ class Bench:
         out, err = process.communicate()
         result = json.loads(out) if out else {}
         if process.returncode:
-            raise SystemExit(f"{target}: failures: {result.get('failures')}, status: {result.get('status')} {err[-600:]}")
+            kinds = {kind: n for kind, n in result.get("failures", {}).items() if n}
+            raise Failed(f"{kinds or err[-300:].strip()} of {result.get('requests')} requests, status {result.get('status')}")
         return result
 
     def load(self, target, *options):

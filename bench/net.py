@@ -23,6 +23,8 @@ class Net:
         try:
             for name in ("client", "pod"):
                 self._add(name)
+            # Not so on the nodes, where the kernel data path has ports of its own.
+            sh(*self.inside("client", "sysctl", "-qw", "net.ipv4.ip_local_port_range=16384 65535"))
             for index, target in enumerate(self.targets):
                 self._add_node(index, target)
         except BaseException:
@@ -43,7 +45,6 @@ class Net:
         sh("ip", "netns", "add", self.namespace(name))
         self.names.append(self.namespace(name))
         sh("ip", "-n", self.namespace(name), "link", "set", "lo", "up")
-        sh(*self.inside(name, "sysctl", "-qw", "net.ipv4.ip_local_port_range=16384 65535"))
 
     def _add_node(self, index, target):
         self._add(target)

@@ -60,6 +60,8 @@ def table(samples, targets):
 def markdown(results):
     samples, targets = results["samples"], results["targets"]
     lines = [*table(samples, targets), "", *handoff_lines(samples)]
+    for what in results["failed"]:
+        lines.append(f"No sample, because requests failed: {what}.")
     for name, why in results["skipped"].items():
         lines.append(f"Left out: {name} ({why}).")
     lines.append(f"Medians of {results['rounds']} interleaved rounds (smallest to largest), and their ratio to direct. "
