@@ -67,8 +67,10 @@ static bool is_expected(const struct step *step, enum reason why)
 static void check_bytes(const struct run *run, const uint8_t *got, size_t n)
 {
 	const struct step *step = run->step;
-	uint8_t expected[WIRE_MAX];
-	size_t length = wire_build(expected, step->out.from ? &step->out : &step->in, run->ethernet);
+	/* For the redirect: it replaces what is in an Ethernet header. */
+	size_t room = !run->ethernet && step->verdict == SEND ? WIRE_ETHERNET : 0;
+	uint8_t expected[WIRE_ETHERNET + WIRE_MAX] = { 0 };
+	size_t length = room + wire_build(expected + room, step->out.from ? &step->out : &step->in, run->ethernet);
 
 	if (n == length && !memcmp(got, expected, n))
 		return;
