@@ -28,6 +28,7 @@ TOOLS := llmd-sim llmd-load
 SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
 UNIT := bpf_lib bpf_slot conntrack decide http_body http_head json lib load metrics_kernel mirror netlink prompt session_key
+LIVE := connections net wire world
 TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe options
 FUZZ := endpoint http json option packet prompt sse trace
 FUZZED := endpoint http_body http_head http_rewrite json prefix_hash prompt session_key
@@ -36,7 +37,7 @@ MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
 
 PROGRAMS := $(addprefix $(B)/,llmd-agent $(TOOLS))
 CORE := $(LIB:%=$(B)/obj/lib/%.o) $(AGENT:%=$(B)/obj/agent/%.o)
-TESTS := $(UNIT:%=$(B)/unit/test_%) $(B)/bpf/test_tc
+TESTS := $(UNIT:%=$(B)/unit/test_%) $(B)/bpf/test_tc $(B)/bpf/test_live
 FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 
 .PHONY: all deps demo check check-unit check-fuzz check-net fuzz bench install fmt help clean
@@ -110,6 +111,7 @@ $(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libcore.a -lcmocka $(LDLIBS)
 
 $(B)/obj/tests/bpf/world.o: build/bpf/llmd.skel.h
+$(B)/bpf/test_live: $(LIVE:%=$(B)/obj/tests/bpf/%.o)
 $(B)/bpf/test_tc: $(TC:%=$(B)/obj/tests/bpf/%.o)
 $(B)/bpf/test_%: $(B)/obj/tests/bpf/test_%.o $(B)/libcore.a
 	@mkdir -p $(@D)

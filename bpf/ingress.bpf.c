@@ -69,6 +69,9 @@ static __always_inline enum reason forward(struct __sk_buff *skb, const struct p
 		return REASON_REWRITE_FAILED;
 	if (!rewrite(skb, packet, flow))
 		return REASON_REWRITE_FAILED;
+	/* bpf_redirect_neigh() drops what has no Ethernet header in front, whether the other device needs one or not. */
+	if (packet->l3 == HOOK_L3 && bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return REASON_REWRITE_FAILED;
 	return flow->from_pod ? REASON_FORWARDED_DOWN : REASON_FORWARDED_UP;
 }
 

@@ -20,13 +20,16 @@
 
 enum { ROOM_MAX = 256 };
 
-/* @owner: number of the slot whose connection the packet belongs to; WORLD_SLOTS: none. */
+/*
+ * @owner: number of the slot whose connection the packet belongs to; @opened: of the slot of the straight connection that
+ * it opens. WORLD_SLOTS: none.
+ */
 struct run {
 	const struct fixture *fixture;
 	const struct step *step;
 	bool ethernet;
 	struct slot before[WORLD_SLOTS];
-	uint32_t owner;
+	uint32_t owner, opened;
 	bool from_pod;
 };
 
@@ -51,13 +54,23 @@ bool fixture_has_met(enum reason why)
 		FAIL(run, "%s is %lld, not %lld", what, (long long)(got), (long long)(expected)); \
 } while (0)
 
+static bool is_expected(const struct step *step, enum reason why)
+{
+	for (size_t i = 0; i < REASONS_MAX; i++)
+		if (step->why[i] == why)
+			return true;
+	return false;
+}
+
 /* ---- one packet through the program ---- */
 
 static void check_bytes(const struct run *run, const uint8_t *got, size_t n)
 {
 	const struct step *step = run->step;
-	uint8_t expected[WIRE_MAX];
-	size_t length = wire_build(expected, step->out.from ? &step->out : &step->in, run->ethernet);
+	/* For the redirect: it replaces what is in an Ethernet header. */
+	size_t room = !run->ethernet && step->verdict == SEND ? WIRE_ETHERNET : 0;
+	uint8_t expected[WIRE_ETHERNET + WIRE_MAX] = { 0 };
+	size_t length = room + wire_build(expected + room, step->out.from ? &step->out : &step->in, run->ethernet);
 
 	if (n == length && !memcmp(got, expected, n))
 		return;
@@ -100,6 +113,8 @@ static void find_owner(struct run *run)
 	struct flow flow;
 
 	run->owner = WORLD_SLOTS;
+	run->opened = is_expected(step, REASON_AFFINITY_STRAIGHT) ? STRAIGHT_SLOT : WORLD_SLOTS;
+	run->from_pod = false;
 	world_slots(run->before);
 	world_key(&key, step->in.from, step->in.to);
 	if (step->program != INGRESS || !is_seen(step->why[0]) || !world_flow(&key, &flow))
@@ -160,14 +175,6 @@ static void expect_straight(const struct step *step, struct slot *slot)
 	world_key(&slot->pod, ipv6 ? POD6 : POD, ipv6 ? STRAIGHT6 : STRAIGHT);
 }
 
-static bool is_expected(const struct step *step, enum reason why)
-{
-	for (size_t i = 0; i < REASONS_MAX; i++)
-		if (step->why[i] == why)
-			return true;
-	return false;
-}
-
 /* Times differ from run to run: whether they were set is what counts. */
 static void check_times(const struct run *run, const struct slot *got)
 {
@@ -216,20 +223,18 @@ static void check_slot(const struct run *run, const struct slot *got, const stru
 static void check_slots(const struct run *run)
 {
 	struct slot after[WORLD_SLOTS], expected;
-	bool opened = is_expected(run->step, REASON_AFFINITY_STRAIGHT);
 
 	world_slots(after);
 	for (uint32_t i = 0; i < WORLD_SLOTS; i++) {
 		expected = run->before[i];
-		if (i == run->owner || (opened && i == STRAIGHT_SLOT)) {
+		if (i == run->owner || i == run->opened) {
 			check_times(run, &after[i]);
 			copy_times(&expected, &after[i]);
-		}
-		if (i == run->owner) {
 			expect_traffic(run, &expected);
-			apply(&expected, run->step);
 		}
-		if (opened && i == STRAIGHT_SLOT)
+		if (i == run->owner)
+			apply(&expected, run->step);
+		if (i == run->opened)
 			expect_straight(run->step, &expected);
 		/* It was filled in before there turned out to be no room: what is in a free slot does not matter. */
 		if (run->fixture->straight == STRAIGHT_TABLE_FULL && i == STRAIGHT_SLOT) {
@@ -310,19 +315,27 @@ static void check_histogram(const struct run *run, const char *what, const __u64
 				(unsigned long long)expected[i]);
 }
 
-static void check_stats(const struct run *run, const struct world_counts *counts, uint32_t flags)
+static void expect_stats(const struct run *run, struct endpoint_stats *expected)
+{
+	expected->packets_up += !run->from_pod;
+	expected->packets_down += run->from_pod;
+	expected->bytes_up += run->from_pod ? 0 : run->step->in.payload.n;
+	expected->bytes_down += run->from_pod ? run->step->in.payload.n : 0;
+}
+
+/* @slots: as they are now. */
+static void check_stats(const struct run *run, const struct world_counts *counts, const struct slot slots[WORLD_SLOTS])
 {
 	for (uint32_t i = 0; i < sizeof(counts->endpoint) / sizeof(counts->endpoint[0]); i++) {
 		const struct endpoint_stats *got = &counts->endpoint[i];
 		struct endpoint_stats expected = { 0 };
 
-		if (run->owner < WORLD_SLOTS && run->before[run->owner].endpoint == i) {
-			expected.packets_up = !run->from_pod;
-			expected.packets_down = run->from_pod;
-			expected.bytes_up = run->from_pod ? 0 : run->step->in.payload.n;
-			expected.bytes_down = run->from_pod ? run->step->in.payload.n : 0;
+		if (run->opened < WORLD_SLOTS && slots[run->opened].endpoint == i)
+			expect_stats(run, &expected);
+		if (run->owner < WORLD_SLOTS && slots[run->owner].endpoint == i) {
+			expect_stats(run, &expected);
 			expected.flows = run->from_pod && !run->before[run->owner].packets_down;
-			expected.resets = run->step->events & EVENT(EVENT_END) && flags & SLOT_RESET;
+			expected.resets = run->step->events & EVENT(EVENT_END) && slots[run->owner].flags & SLOT_RESET;
 			expect_histograms(run, &expected, got);
 		}
 		check_histogram(run, "TTFT", got->ttft, expected.ttft);
@@ -381,8 +394,8 @@ static void run_step(struct run *run)
 	check_reasons(run, &counts);
 	check_slots(run);
 	check_events(run, &slots[run->owner % WORLD_SLOTS]);
-	check_stats(run, &counts, slots[run->owner % WORLD_SLOTS].flags);
-	if (is_expected(run->step, REASON_AFFINITY_STRAIGHT))
+	check_stats(run, &counts, slots);
+	if (run->opened < WORLD_SLOTS)
 		check_straight(run);
 }
 

@@ -24,7 +24,8 @@ static struct {
 	size_t n_events;
 	int cpus;
 	bool complete;
-} world;
+	uint32_t client_ifindex, pod_ifindex;
+} world = { .client_ifindex = CLIENT_IFINDEX, .pod_ifindex = POD_IFINDEX };
 
 static void must(int err, const char *what)
 {
@@ -133,6 +134,12 @@ int world_program(enum program program, bool ethernet)
 bool world_has_complete(void)
 {
 	return world.complete;
+}
+
+void world_use_devices(uint32_t client_ifindex, uint32_t pod_ifindex)
+{
+	world.client_ifindex = client_ifindex;
+	world.pod_ifindex = pod_ifindex;
 }
 
 /* ---- maps ---- */
@@ -272,7 +279,7 @@ bool world_takes_slot(void)
 
 static void put_endpoint(uint32_t index, const char *pod, const char *node, const struct fixture *fixture)
 {
-	struct endpoint_entry entry = { .state = ENDPOINT_MAP_READY, .generation = ENDPOINT_GENERATION, .ifindex = POD_IFINDEX };
+	struct endpoint_entry entry = { .state = ENDPOINT_MAP_READY, .generation = ENDPOINT_GENERATION, .ifindex = world.pod_ifindex };
 	struct front front = { 0 };
 	struct flow_key key;
 
@@ -356,7 +363,7 @@ static void put_connection(const struct fixture *fixture)
 		.scale_in = conn->up_in, .scale_out = conn->up_out, .sack = conn->sack };
 	struct flow down = { .gen_head = SLOT_GEN, .gen_tail = SLOT_GEN, .slot = SLOT, .seq_add = conn->d, .ack_sub = conn->e,
 		.scale_in = conn->down_in, .scale_out = conn->down_out, .sack = conn->sack, .from_pod = 1,
-		.ifindex = CLIENT_IFINDEX };
+		.ifindex = world.client_ifindex };
 	struct slot slot;
 
 	slot_of(&slot, conn);

@@ -29,6 +29,9 @@ bool world_has_complete(void);
 /** world_set_up() - empties all maps, then puts in what the fixture says. */
 void world_set_up(const struct fixture *fixture);
 
+/** world_use_devices() - where the clients and the pods are, from the next set-up on. */
+void world_use_devices(uint32_t client_ifindex, uint32_t pod_ifindex);
+
 /** world_forget_counts() - all counters and statistics to 0, events away. */
 void world_forget_counts(void);
 void world_counts(struct world_counts *out);
