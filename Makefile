@@ -30,8 +30,9 @@ LOAD := main client dry_run pods prompt quantile report run sse synth trace
 UNIT := bpf_lib bpf_slot conntrack decide http_body http_head json lib load metrics_kernel mirror netlink prompt session_key
 LIVE := connections net wire world
 TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe options
-FUZZ := endpoint http json option packet prompt sse trace
+FUZZ := endpoint http json mirror option packet prompt sse trace
 FUZZED := endpoint http_body http_head http_rewrite json prefix_hash prompt session_key
+MIRROR := decide decide_name dirty_queue map_batch mirror mirror_load prefix session
 NET := netclient netpod
 MAN := llmd-agent.8 llmd-sim.1 llmd-load.1
 
@@ -148,12 +149,13 @@ build/bpf/llmd.skel.h: $(BPF:%=build/bpf/%.bpf.o)
 	$(Q)$(BPFTOOL) gen skeleton build/bpf/llmd.linked.o name llmd_bpf >$@.new && mv $@.new $@
 
 # Fuzz targets are built whole with clang, so that all of the code under test is instrumented.
+build/fuzz/fuzz_mirror: $(MIRROR:%=agent/%.c)
 build/fuzz/fuzz_sse: tools/load/sse.c
 build/fuzz/fuzz_trace: tools/load/trace.c
 build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB:%=lib/%.c) $(FUZZED:%=agent/%.c)
 	@mkdir -p $(@D)
 	@echo "  FUZZ  $@"
-	$(Q)$(CLANG) -D_GNU_SOURCE -I. -std=gnu11 -O1 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -fsanitize=fuzzer,address,undefined \
+	$(Q)$(CLANG) -D_GNU_SOURCE -I. -Iinclude -std=gnu11 -O1 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) $(LDLIBS)
 
 build/man/%: $(PROGRAMS)

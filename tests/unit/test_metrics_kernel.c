@@ -181,7 +181,7 @@ static void check_all(void)
 	check_pod(text);
 	assert_line(text, "llmd_kernel_flows_total{pod=\"10.0.0.1:80\"} 0");
 	assert_line(text, "llmd_handoffs_total{result=\"loopback\"} 21");
-	assert_line(text, "llmd_handoff_seconds_bucket{le=\"+Inf\"} 0");
+	assert_line(text, "llmd_handoff_duration_seconds_bucket{le=\"+Inf\"} 0");
 	assert_line(text, "llmd_flow_events_total{event=\"adopted\"} 23");
 	assert_line(text, "llmd_mirror_entries_total{event=\"dropped\"} 22");
 	assert_line(text, "llmd_map_entries{map=\"sessions\"} %d", METRICS_MAP_SESSIONS + 1);
