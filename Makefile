@@ -47,7 +47,7 @@ all: deps ## build everything (the default)
 deps:
 	$(Q)scripts/install-deps
 
-demo: all ## simulated pods, the agent and a replayed trace, round robin beside prefix-cache-aware
+demo: all ## simulated pods, the agent, a replayed trace; as root a stream in the kernel while the agent is stopped
 	$(Q)scripts/demo
 
 check: all ## build and run all tests (root for the kernel parts)
