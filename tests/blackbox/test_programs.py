@@ -106,15 +106,16 @@ def read_until(terminal, text):
     return shown.replace("\r\n", "\n")
 
 
-@pytest.mark.skipif("san" in BUILD, reason="once is enough")
-def test_demo_on_a_terminal():
+def demo_on_a_terminal(**environment):
+    """What the demo shows, and what its printed lines answer while it waits."""
     terminal, other = pty.openpty()
-    demo = subprocess.Popen([os.path.join(ROOT, "scripts/demo")], stdin=other, stdout=other, stderr=other, env={**os.environ, "LIMIT": "60"}, start_new_session=True)
+    demo = subprocess.Popen([os.path.join(ROOT, "scripts/demo")], stdin=other, stdout=other, stderr=other,
+                            env={**os.environ, "LIMIT": "60", **environment}, start_new_session=True)
     os.close(other)
     try:
         shown = read_until(terminal, "Enter ends the demo.")
-        lines = re.findall(r"^  (.*curl .*)$", shown, re.M)
-        answers = [subprocess.run(line, shell=True, capture_output=True, text=True, timeout=10).stdout for line in lines]
+        lines = re.findall(r"^  (.*(?:curl|bpftool) .*)$", shown, re.M)
+        answers = [subprocess.run(line, shell=True, capture_output=True, text=True, timeout=30).stdout for line in lines]
         os.write(terminal, b"\n")
         assert demo.wait(20) == 0
     finally:
@@ -122,10 +123,41 @@ def test_demo_on_a_terminal():
             demo.terminate()
             demo.wait(20)
         os.close(terminal)
-    assert len(lines) == 3 and len(json.loads(answers[0])) == 3 and "llmd_build_info" in answers[1] and len(json.loads(answers[2])) == 8
+    return demo.pid, shown, answers
+
+
+def check_demo(shown, answers, pods):
+    chat, session, decisions, metrics, endpoints = answers[:5]
     table = dict(re.findall(r"^(hit rate|TTFT p50|TTFT p95|TTFT p99|hot spot|sticky|failed)  .*?([0-9.]+)  [a-z%]", shown, re.M))
     assert len(table) == 7 and float(table["failed"]) == 0
     assert "== round-robin" in shown and "== prefix-cache-aware" in shown and " done, " in shown
+    assert json.loads(chat)["choices"] and json.loads(session)["uses"] == 1
+    assert len(json.loads(decisions)) == 3 and "llmd_build_info" in metrics and len(json.loads(endpoints)) == pods
+
+
+@pytest.mark.skipif("san" in BUILD, reason="once is enough")
+def test_demo_on_the_loopback():
+    _, shown, answers = demo_on_a_terminal(DATAPATH="relay")
+    assert "the agent relays" in shown and len(answers) == 5
+    check_demo(shown, answers, 8)
+
+
+def may_use_the_kernel():
+    """Root that may mount and load programs; not so in most containers."""
+    return os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "--net", "sh", "-c", "mount -t bpf bpf /mnt && bpftool prog"],
+                                                capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif("san" in BUILD or not may_use_the_kernel(), reason="once is enough, and not without BPF")
+def test_demo_in_the_kernel():
+    pid, shown, answers = demo_on_a_terminal()
+    check_demo(shown, answers, 9)
+    assert json.loads(answers[5])  # the counters
+    stopped = re.findall(r"^  SIGSTOP.* agent stopped +kernel has sent on +(\d+) packets, client has +(\d+) chunks$", shown, re.M)
+    packets, chunks = zip(*[(int(sent), int(had)) for sent, had in stopped])
+    assert len(stopped) == 3 and packets[0] < packets[1] and chunks[0] < chunks[1]  # the last may be past the end on a slow machine
+    assert "the client has 80 of 80 tokens and 1 end mark" in shown
+    assert f"llmd-demo-{pid}-" not in " ".join(os.listdir("/run/netns")) and "llmd-demo" not in open("/proc/mounts").read()
 
 
 @pytest.mark.skipif("san" in BUILD, reason="once is enough")
