@@ -114,7 +114,7 @@ def test_demo_on_a_terminal():
     try:
         shown = read_until(terminal, "Enter ends the demo.")
         lines = re.findall(r"^  (.*curl .*)$", shown, re.M)
-        answers = [subprocess.run(line, shell=True, capture_output=True, text=True, timeout=10).stdout for line in lines]
+        chat, session, decisions, metrics, endpoints = [subprocess.run(line, shell=True, capture_output=True, text=True, timeout=10).stdout for line in lines]
         os.write(terminal, b"\n")
         assert demo.wait(20) == 0
     finally:
@@ -122,7 +122,8 @@ def test_demo_on_a_terminal():
             demo.terminate()
             demo.wait(20)
         os.close(terminal)
-    assert len(lines) == 3 and len(json.loads(answers[0])) == 3 and "llmd_build_info" in answers[1] and len(json.loads(answers[2])) == 8
+    assert json.loads(chat)["choices"] and json.loads(session)["uses"] == 1 and json.loads(decisions)[0]["session_source"] == "X-Session-ID"
+    assert "llmd_build_info" in metrics and len(json.loads(endpoints)) >= 8
     table = dict(re.findall(r"^(hit rate|TTFT p50|TTFT p95|TTFT p99|hot spot|sticky|failed)  .*?([0-9.]+)  [a-z%]", shown, re.M))
     assert len(table) == 7 and float(table["failed"]) == 0
     assert "== round-robin" in shown and "== prefix-cache-aware" in shown and " done, " in shown
