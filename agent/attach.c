@@ -20,8 +20,15 @@
 /* linux/bpf.h of Linux 6.6; older headers do not know them. */
 enum { TCX_INGRESS = 46, TCX_EGRESS = 47 };
 
-/* Marks our filters among others' of a clsact qdisc. */
-enum { FILTER_HANDLE = 0x6c6d, FILTER_PRIORITY = 5 };
+/* Marks our filters among others' of a clsact qdisc; those of another schema serve their connections beside them. */
+enum { FILTER_HANDLE = 0x6c6d00, FILTER_PRIORITY = 5 };
+
+static uint32_t filter_handle(const char *pin_dir)
+{
+	const char *version = strrchr(pin_dir, 'v');
+
+	return FILTER_HANDLE + (version ? (uint32_t)strtoul(version + 1, NULL, 10) & 0xff : 0);
+}
 
 struct attach {
 	struct llmd_bpf *bpf;
@@ -31,12 +38,12 @@ struct attach {
 	uint32_t ifindex[ATTACH_DEVICES_MAX];
 };
 
-static const char *link_path(char *out, const struct config *config, const char *kind, uint32_t ifindex)
+static const char *link_path(char *out, const char *pin_dir, const char *kind, uint32_t ifindex)
 {
 	char name[64];
 
 	snprintf(name, sizeof(name), "links/%s_%u", kind, ifindex);
-	return pin_path(out, config->pin_dir, name);
+	return pin_path(out, pin_dir, name);
 }
 
 /* ---- tcx ---- */
@@ -60,7 +67,7 @@ static int attach_link(struct attach *attach, uint32_t ifindex, bool ingress, co
 	char path[PIN_PATH_MAX];
 	int err, fd;
 
-	link_path(path, attach->config, ingress ? "ingress" : "egress", ifindex);
+	link_path(path, attach->config->pin_dir, ingress ? "ingress" : "egress", ifindex);
 	if (!replace_link(path, bpf_program__fd(program)))
 		return 0;
 	fd = bpf_link_create(bpf_program__fd(program), (int)ifindex, (enum bpf_attach_type)(ingress ? TCX_INGRESS : TCX_EGRESS), NULL);
@@ -76,7 +83,7 @@ static int attach_link(struct attach *attach, uint32_t ifindex, bool ingress, co
 static int attach_filter(struct attach *attach, uint32_t ifindex, bool ingress, const struct bpf_program *program)
 {
 	DECLARE_LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS);
-	DECLARE_LIBBPF_OPTS(bpf_tc_opts, options, .handle = FILTER_HANDLE, .priority = FILTER_PRIORITY,
+	DECLARE_LIBBPF_OPTS(bpf_tc_opts, options, .handle = filter_handle(attach->config->pin_dir), .priority = FILTER_PRIORITY,
 		.flags = BPF_TC_F_REPLACE, .prog_fd = bpf_program__fd(program));
 	char path[PIN_PATH_MAX];
 	int err = bpf_tc_hook_create(&hook);
@@ -85,15 +92,15 @@ static int attach_filter(struct attach *attach, uint32_t ifindex, bool ingress, 
 		return err;
 	/* A directory stands for what cannot be pinned; whether the qdisc is ours, too, is in its name. */
 	if (!err)
-		mkdir(link_path(path, attach->config, "qdisc", ifindex), 0700);
-	mkdir(link_path(path, attach->config, "filter", ifindex), 0700);
+		mkdir(link_path(path, attach->config->pin_dir, "qdisc", ifindex), 0700);
+	mkdir(link_path(path, attach->config->pin_dir, "filter", ifindex), 0700);
 	return bpf_tc_attach(&hook, &options);
 }
 
-static int detach_filter(uint32_t ifindex, bool ingress)
+static int detach_filter(const char *pin_dir, uint32_t ifindex, bool ingress)
 {
 	DECLARE_LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS);
-	DECLARE_LIBBPF_OPTS(bpf_tc_opts, options, .handle = FILTER_HANDLE, .priority = FILTER_PRIORITY);
+	DECLARE_LIBBPF_OPTS(bpf_tc_opts, options, .handle = filter_handle(pin_dir), .priority = FILTER_PRIORITY);
 	int err = bpf_tc_detach(&hook, &options);
 
 	return err == -ENOENT || err == -ENODEV || err == -EINVAL ? 0 : err;
@@ -153,14 +160,14 @@ int attach_device(struct attach *attach, const struct netlink_device *device)
 	return 0;
 }
 
-static void remove_pins(const struct config *config, uint32_t ifindex)
+static void remove_pins(const char *pin_dir, uint32_t ifindex)
 {
 	char path[PIN_PATH_MAX];
 
-	unlink(link_path(path, config, "ingress", ifindex));
-	unlink(link_path(path, config, "egress", ifindex));
-	rmdir(link_path(path, config, "filter", ifindex));
-	rmdir(link_path(path, config, "qdisc", ifindex));
+	unlink(link_path(path, pin_dir, "ingress", ifindex));
+	unlink(link_path(path, pin_dir, "egress", ifindex));
+	rmdir(link_path(path, pin_dir, "filter", ifindex));
+	rmdir(link_path(path, pin_dir, "qdisc", ifindex));
 }
 
 void attach_keep_only(struct attach *attach, bool (*present)(void *ctx, uint32_t ifindex), void *ctx)
@@ -170,7 +177,7 @@ void attach_keep_only(struct attach *attach, bool (*present)(void *ctx, uint32_t
 			i++;
 			continue;
 		}
-		remove_pins(attach->config, attach->ifindex[i]);
+		remove_pins(attach->config->pin_dir, attach->ifindex[i]);
 		attach->ifindex[i] = attach->ifindex[--attach->n];
 	}
 }
@@ -191,7 +198,7 @@ void attach_free(struct attach *attach)
 	free(attach);
 }
 
-static int clean_entry(const struct config *config, struct netlink *netlink, const char *name)
+static int clean_entry(const char *pin_dir, struct netlink *netlink, const char *name)
 {
 	char kind[16], path[PIN_PATH_MAX];
 	unsigned ifindex;
@@ -199,24 +206,24 @@ static int clean_entry(const struct config *config, struct netlink *netlink, con
 
 	if (sscanf(name, "%15[a-z]_%u", kind, &ifindex) != 2)
 		return 0;
-	link_path(path, config, kind, ifindex);
+	link_path(path, pin_dir, kind, ifindex);
 	if (!strcmp(kind, "filter")) {
-		err = detach_filter(ifindex, true);
-		err = err ? err : detach_filter(ifindex, false);
+		err = detach_filter(pin_dir, ifindex, true);
+		err = err ? err : detach_filter(pin_dir, ifindex, false);
 	} else if (strcmp(kind, "qdisc")) {
 		return unlink(path) ? -errno : 0; /* the last reference to the link */
 	}
-	if (!err && !access(link_path(path, config, "qdisc", ifindex), F_OK))
+	if (!err && !access(link_path(path, pin_dir, "qdisc", ifindex), F_OK))
 		remove_qdisc(netlink, ifindex);
-	if (!err && rmdir(link_path(path, config, kind, ifindex)))
+	if (!err && rmdir(link_path(path, pin_dir, kind, ifindex)))
 		err = -errno;
 	return err;
 }
 
-int attach_cleanup(const struct config *config, struct netlink *netlink)
+int attach_cleanup(const char *pin_dir, struct netlink *netlink)
 {
 	char path[PIN_PATH_MAX];
-	DIR *dir = opendir(pin_path(path, config->pin_dir, "links"));
+	DIR *dir = opendir(pin_path(path, pin_dir, "links"));
 	struct dirent *entry;
 	int err = 0;
 
@@ -224,7 +231,7 @@ int attach_cleanup(const struct config *config, struct netlink *netlink)
 		return errno == ENOENT ? 0 : -errno;
 	while (!err && (entry = readdir(dir)))
 		if (*entry->d_name != '.')
-			err = clean_entry(config, netlink, entry->d_name);
+			err = clean_entry(pin_dir, netlink, entry->d_name);
 	closedir(dir);
 	return err;
 }

@@ -32,7 +32,7 @@ bool attach_has(const struct attach *attach, uint32_t ifindex);
 /** attach_keep_only() - forgets devices that are gone. @present: tells. */
 void attach_keep_only(struct attach *attach, bool (*present)(void *ctx, uint32_t ifindex), void *ctx);
 
-/** attach_cleanup() - detaches from all devices that links/ below the pin directory names. */
-int attach_cleanup(const struct config *config, struct netlink *netlink);
+/** attach_cleanup() - detaches from all devices that links/ below @pin_dir names. */
+int attach_cleanup(const char *pin_dir, struct netlink *netlink);
 
 #endif

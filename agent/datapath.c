@@ -33,6 +33,7 @@
 #include "agent/flow_table.h"
 #include "agent/kernel_features.h"
 #include "agent/netlink.h"
+#include "agent/older.h"
 #include "agent/pins.h"
 #include "agent/sockops.h"
 #include "agent/upstream.h"
@@ -54,6 +55,7 @@ struct datapath {
 	struct netlink *netlink;
 	struct conntrack *conntrack;
 	struct sockops *sockops;
+	struct older *older;
 	bool leaving; /* nothing more is handed over */
 };
 
@@ -285,6 +287,9 @@ int datapath_start(struct datapath *datapath)
 	devices_watch_endpoints(datapath->devices);
 	devices_refresh(datapath->devices);
 	flow_table_adopt(datapath->flows);
+	err = older_new(datapath->agent, &datapath->older);
+	if (err)
+		return err;
 	err = sockops_attach(datapath->bpf, &datapath->sockops);
 	if (err)
 		log_warn("no sockops on the agent's cgroup", "errno=%d", -err);
@@ -296,9 +301,11 @@ int datapath_start(struct datapath *datapath)
 /* From here on a successor may look after all this. */
 static void stop_serving(struct datapath *datapath)
 {
+	older_free(datapath->older);
 	sockops_free(datapath->sockops);
 	flow_table_free(datapath->flows);
 	devices_free(datapath->devices);
+	datapath->older = NULL;
 	datapath->sockops = NULL;
 	datapath->flows = NULL;
 	datapath->devices = NULL;

@@ -351,7 +351,7 @@ int devices_cleanup(struct agent *agent)
 
 	if (err)
 		return err;
-	err = attach_cleanup(&agent->config, netlink);
+	err = attach_cleanup(agent->config.pin_dir, netlink);
 	netlink_free(netlink);
 	return err;
 }

@@ -4,7 +4,7 @@
  *
  * Addresses are 16 bytes in network order, IPv4 ones mapped (RFC 4291, 2.5.5.2). Times are CLOCK_MONOTONIC nanoseconds.
  * The name of the pin directory carries LLMD_SCHEMA. Two things are the same in every schema, so that an agent can look
- * after what an older one has left: struct flow_key, and the head of struct slot up to @gen.
+ * after what another one has left: struct flow_key, and the head of struct slot up to @gen, with SLOT_FREE and SLOT_ENDED.
  */
 #ifndef LLMD_ABI_H
 #define LLMD_ABI_H
