@@ -148,19 +148,22 @@ build/bpf/llmd.skel.h: $(BPF:%=build/bpf/%.bpf.o)
 	$(Q)$(BPFTOOL) gen object build/bpf/llmd.linked.o $^
 	$(Q)$(BPFTOOL) gen skeleton build/bpf/llmd.linked.o name llmd_bpf >$@.new && mv $@.new $@
 
-# Fuzz targets are built whole with clang, so that all of the code under test is instrumented.
-build/fuzz/fuzz_mirror: $(MIRROR:%=agent/%.c)
-build/fuzz/fuzz_sse: tools/load/sse.c
-build/fuzz/fuzz_trace: tools/load/trace.c
-build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB:%=lib/%.c) $(FUZZED:%=agent/%.c)
+# Fuzz targets: all of the code under test is instrumented, so it is built once more, with clang.
+FUZZ_FLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+build/fuzz/obj/%.o: %.c
 	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(CPPFLAGS) -std=gnu11 -Wall -Wextra -Werror -Wno-missing-field-initializers $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c -o $@ $<
+
+build/fuzz/fuzz_mirror: $(MIRROR:%=build/fuzz/obj/agent/%.o)
+build/fuzz/fuzz_sse: build/fuzz/obj/tools/load/sse.o
+build/fuzz/fuzz_trace: build/fuzz/obj/tools/load/trace.o
+build/fuzz/fuzz_%: build/fuzz/obj/tests/fuzz/fuzz_%.o $(LIB:%=build/fuzz/obj/lib/%.o) $(FUZZED:%=build/fuzz/obj/agent/%.o)
 	@echo "  FUZZ  $@"
-	$(Q)$(CLANG) -D_GNU_SOURCE -I. -Iinclude -std=gnu11 -O1 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -fsanitize=fuzzer,address,undefined \
-		-fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) $(LDLIBS)
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 build/man/%: $(PROGRAMS)
 	@mkdir -p $(@D)
 	$(Q)build/$(basename $*) --man >$@
 
 .SECONDARY:
--include $(shell find $(B)/obj build/bpf -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj build/bpf build/fuzz/obj -name '*.d' 2>/dev/null)

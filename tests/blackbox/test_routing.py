@@ -131,20 +131,3 @@ def test_synthetic_trace(run, sim, tmp_path):
     assert result["failed"] == 0 and result["later_turns"] > 20 and result["hit_rate"] > 0.5
     assert agent.metric('llmd_decisions_total{reason="session_lost"}') == 0
     agent.idle()
-
-
-def test_published_trace(run, sim):
-    """The Mooncake conversation trace: the first requests over HTTP hit about as in the dry run."""
-    trace = os.environ.get("LLMD_TRACE")
-    if not trace:
-        pytest.skip("LLMD_TRACE does not name the Mooncake conversation trace")
-    limit = "300" if "san" in BUILD else "2000"
-    endpoints = sim(8, "--block-size", "512", "--kv-blocks", "100000", "--max-tokens", "1")
-    agent = run(Agent, [f"{e},blocks=1000000" for e in endpoints], "--prefix-blocks-max", "16000000")
-    agent.ready(8)
-    result = load("--target", agent.url, "--trace", trace, "--limit", limit, "--time-scale", "0", "--concurrency", "8",
-                  *[x for e in endpoints for x in ("--pod-metrics", e)])
-    dry = subprocess.run([f"{BUILD}/llmd-load", "--dry-run", "--trace", trace, "--limit", limit], capture_output=True, text=True, check=True).stdout
-    rate = float(dry.split("hit rate")[1].split("%")[0])
-    assert result["failed"] == 0
-    assert abs(100 * result["hit_rate"] - rate) < 4, (result["hit_rate"], rate)
