@@ -158,9 +158,8 @@ static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *
 	}
 	if (!slot)
 		return REASON_NOT_OURS;
-	why = straight ? REASON_NONE : flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
-	if (!straight)
-		observe(skb, slot, packet, flow.slot, flow.from_pod);
+	why = flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
+	observe(skb, slot, packet, flow.slot, flow.from_pod);
 	if (why == REASON_SYN_LIVE)
 		hook_count(why);
 	if (why == REASON_NONE || why == REASON_SYN_LIVE)

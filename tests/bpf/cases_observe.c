@@ -34,6 +34,7 @@ static const struct fixture cases[] = {
 	STATUS("status: no digits", "HTTP/1.1 2x0 OK", 0),
 	STATUS("status: a colon follows the nine", "HTTP/1.1 :00 OK", 0),
 	STATUS("status: no space before it", "HTTP/1.10 200 OK", 0),
+	STATUS("status: no space, but digits", "HTTP/1.12200 OK", 0),
 	STATUS("status: no status line", "data: {}\n\n  200", 0),
 	{ .name = "status: of the first packet only", .conn = &conn4,
 	  .step = { DOWN(0, "xx", FIRST, .after = { .flags = STREAM, .pod_next = ANSWER_POD + 2 }),

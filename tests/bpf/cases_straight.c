@@ -87,6 +87,7 @@ static const struct fixture cases[] = {
 	TO_AGENT("the pod has no route", STRAIGHT_NO_ROUTE, AFFINITY_NONE, REASON_AFFINITY_POD_GONE),
 	TO_AGENT("no slot is free", STRAIGHT_NO_SLOT, AFFINITY_REFRESHED, REASON_AFFINITY_FULL),
 	TO_AGENT("the flow table is full: the slot goes back", STRAIGHT_TABLE_FULL, AFFINITY_REFRESHED, REASON_AFFINITY_FULL),
+	TO_AGENT("the flow table takes but one entry: that goes again", STRAIGHT_TABLE_NEARLY_FULL, AFFINITY_REFRESHED, REASON_AFFINITY_FULL),
 	TO_AGENT("a client over IPv4 whose pod has an IPv6 address", STRAIGHT_OTHER_FAMILY, AFFINITY_SAME, REASON_NONE),
 	{ .name = "a client over IPv6 whose pod has an IPv4 address", .straight = STRAIGHT_OTHER_FAMILY, .affinity = AFFINITY_SAME,
 	  .noted = { .isn_in = ISN, .ifindex_in = true }, .step = { { .in = C6(ISN, 0, SYN), .verdict = PASS, .why = { REASON_SYN_CLEANED } } } },

@@ -176,14 +176,17 @@ static void expect_straight(const struct step *step, struct slot *slot)
 }
 
 /* Times differ from run to run: whether they were set is what counts. */
-static void check_times(const struct run *run, const struct slot *got)
+static void check_times(const struct run *run, const struct slot *got, const struct slot *before)
 {
+	bool is_answer = run->from_pod && run->step->in.payload.n;
 	uint64_t now_ns = world_now_ns();
 
 	if (got->last_ns > now_ns || got->first_ns > now_ns || got->last_data_ns > now_ns)
 		FAIL(run, "%s", "a time lies ahead");
 	if (!got->last_ns)
 		FAIL(run, "%s", "the packet's time is not noted");
+	if (is_answer != (got->last_data_ns > before->last_data_ns))
+		FAIL(run, "%s", "the payload's time is not noted, or that of something else");
 	if (!got->first_ns != !(got->flags & SLOT_CONTENT))
 		FAIL(run, "%s", "the first content's time does not agree with its flag");
 }
@@ -228,7 +231,7 @@ static void check_slots(const struct run *run)
 	for (uint32_t i = 0; i < WORLD_SLOTS; i++) {
 		expected = run->before[i];
 		if (i == run->owner || i == run->opened) {
-			check_times(run, &after[i]);
+			check_times(run, &after[i], &run->before[i]);
 			copy_times(&expected, &after[i]);
 			expect_traffic(run, &expected);
 		}
@@ -237,7 +240,7 @@ static void check_slots(const struct run *run)
 		if (i == run->opened)
 			expect_straight(run->step, &expected);
 		/* It was filled in before there turned out to be no room: what is in a free slot does not matter. */
-		if (run->fixture->straight == STRAIGHT_TABLE_FULL && i == STRAIGHT_SLOT) {
+		if (i == STRAIGHT_SLOT && is_expected(run->step, REASON_AFFINITY_FULL)) {
 			EXPECT(run, "the slot's state", after[i].state, SLOT_FREE);
 			continue;
 		}
