@@ -257,3 +257,24 @@ def test_client_affinity_to_a_dead_pod(world):
 
     wait_for(all_served, "another pod for all", 30)
     assert all_served()
+
+
+@only("kernel")
+@pytest.mark.parametrize("attach", ["tcx", "clsact"])
+def test_another_schema(world, attach):
+    """An agent whose maps are of another schema has a directory of its own: the old programs serve their streams, then they go."""
+    w = world(pods=2)
+    w.start("--attach", attach)
+    load = w.load(count=200, **STREAMS)
+    load.wait_heads()
+    w.agent.kill()
+    newer = os.path.join(os.path.dirname(w.pin_dir), "v2")
+    w.agent = w.start_agent("--attach", attach, pin_dir=newer)
+    w.agent.ready(2)
+    w.load(count=300, concurrency=16, up=300, down=300).all_ok()
+    w.assert_handed_over(300)
+    load.all_ok()
+    wait_for(lambda: not os.path.exists(w.pin_dir), "the old programs to be removed", 60)
+    w.load(count=50).all_ok()
+    assert w.agent.end() == 0
+    lib_kernel.cleanup(w.node, newer)
