@@ -146,9 +146,9 @@ static uint32_t told_client(const struct exchange *exchange, uint32_t own_mss)
 	return limit && limit < own_mss ? limit : own_mss;
 }
 
-static enum handoff_result read_numbers(int fd, struct tcp_numbers *out)
+static enum handoff_result read_numbers(const struct exchange *exchange, const struct peer *peer, struct tcp_numbers *out)
 {
-	int err = tcp_numbers_read(fd, out);
+	int err = tcp_numbers_read(peer->fd, !address_is_ipv4(&exchange->client->address), out);
 
 	return !err ? HANDOFF_HANDED : err == -EBUSY ? HANDOFF_UNACKED : HANDOFF_KERNEL;
 }
@@ -163,9 +163,9 @@ static enum handoff_result prepare(struct exchange *exchange, struct flow_spec *
 	if (result == HANDOFF_HANDED)
 		result = find_pod(exchange, spec, &pod_seen);
 	if (result == HANDOFF_HANDED)
-		result = read_numbers(exchange->client->peer.fd, client);
+		result = read_numbers(exchange, &exchange->client->peer, client);
 	if (result == HANDOFF_HANDED)
-		result = read_numbers(exchange->upstream->peer.fd, &handoff->pod);
+		result = read_numbers(exchange, &exchange->upstream->peer, &handoff->pod);
 	if (result != HANDOFF_HANDED)
 		return result;
 	if (client->timestamps || client_seen.isn_in + 1 != client->first_seq)
@@ -382,7 +382,7 @@ int handoff_complete(struct exchange *exchange)
 	if (result == HANDOFF_HANDED)
 		result = find_pod(exchange, &spec, &pod_seen);
 	if (result == HANDOFF_HANDED)
-		result = read_numbers(exchange->client->peer.fd, &client);
+		result = read_numbers(exchange, &exchange->client->peer, &client);
 	if (result == HANDOFF_HANDED) {
 		spec.client_ifindex = client_seen.ifindex_out;
 		spec.client_isn = client_seen.isn_in;

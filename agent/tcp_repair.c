@@ -69,20 +69,10 @@ static int read_receive_side(int fd, struct tcp_numbers *out, struct tcp_info *i
 	return err ? err : -EBUSY;
 }
 
-static bool is_ipv6(int fd)
-{
-	struct sockaddr_storage sa;
-	socklen_t len = sizeof(sa);
-	struct address address;
-
-	return !getpeername(fd, (struct sockaddr *)&sa, &len) && !address_from_sockaddr(&address, (struct sockaddr *)&sa) &&
-	       !address_is_ipv4(&address);
-}
-
 /* In repair mode TCP_MAXSEG is what the peer has announced. */
-static int read_mss(int fd, const struct tcp_info *info, struct tcp_numbers *out)
+static int read_mss(int fd, bool ipv6, const struct tcp_info *info, struct tcp_numbers *out)
 {
-	uint32_t way = info->tcpi_pmtu - (is_ipv6(fd) ? HEADERS_IPV6 : HEADERS_IPV4);
+	uint32_t way = info->tcpi_pmtu - (ipv6 ? HEADERS_IPV6 : HEADERS_IPV4);
 	int err = get_u32(fd, TCP_MAXSEG, &out->peer_mss);
 
 	if (out->peer_mss > way)
@@ -91,7 +81,7 @@ static int read_mss(int fd, const struct tcp_info *info, struct tcp_numbers *out
 	return err;
 }
 
-static int read_all(int fd, struct tcp_numbers *out)
+static int read_all(int fd, bool ipv6, struct tcp_numbers *out)
 {
 	struct tcp_info info;
 	int err = read_receive_side(fd, out, &info);
@@ -104,11 +94,11 @@ static int read_all(int fd, struct tcp_numbers *out)
 	out->own_scale = info.tcpi_rcv_wscale;
 	out->sack = info.tcpi_options & TCPI_OPT_SACK;
 	out->timestamps = info.tcpi_options & TCPI_OPT_TIMESTAMPS;
-	err = read_mss(fd, &info, out);
+	err = read_mss(fd, ipv6, &info, out);
 	return err ? err : queue_seq(fd, TCP_SEND_QUEUE, &out->write_seq);
 }
 
-int tcp_numbers_read(int fd, struct tcp_numbers *out)
+int tcp_numbers_read(int fd, bool ipv6, struct tcp_numbers *out)
 {
 	int unacked, err;
 
@@ -120,7 +110,7 @@ int tcp_numbers_read(int fd, struct tcp_numbers *out)
 	err = set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
 	if (err)
 		return err;
-	err = read_all(fd, out);
+	err = read_all(fd, ipv6, out);
 	/* Without a window probe, which plain "off" would send. */
 	set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
 	return err;

@@ -26,9 +26,9 @@ struct tcp_numbers {
 /**
  * tcp_numbers_read() - of an established connection of which nothing is unsent or unacknowledged: while the send queue
  * is selected in repair mode, an ACK that arrives would mark unsent bytes as sent.
- * Return: 0; -EBUSY: something is unacknowledged; -ENOTCONN; another -errno.
+ * @ipv6: what it runs on. Return: 0; -EBUSY: something is unacknowledged; -ENOTCONN; another -errno.
  */
-int tcp_numbers_read(int fd, struct tcp_numbers *out);
+int tcp_numbers_read(int fd, bool ipv6, struct tcp_numbers *out);
 
 /** tcp_close_silently() - no packet tells the peer. */
 void tcp_close_silently(int fd);
