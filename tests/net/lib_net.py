@@ -35,7 +35,9 @@ def pod_address6(i):
 
 
 def wait_for(condition, what, seconds=30, pause=0.02):
-    """Polls until condition() is true and returns its value; the time is a guard against hangs only."""
+    """Polls until condition() is true and returns its value; the time is a guard against hangs only.
+
+    what: what is waited for, or a function that tells it in the end."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -45,7 +47,7 @@ def wait_for(condition, what, seconds=30, pause=0.02):
         except OSError:
             pass
         time.sleep(pause)
-    raise AssertionError(f"waited in vain for {what}")
+    raise AssertionError(f"waited in vain for {what() if callable(what) else what}")
 
 
 def run(*args, text=None, check=True):
