@@ -4,30 +4,25 @@
 
 #include <bpf/bpf.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "agent/agent.h"
-#include "agent/client.h"
 #include "agent/datapath.h"
 #include "agent/endpoint.h"
 
-static bool is_on(const struct agent *agent)
+bool affinity_is_on(const struct agent *agent)
 {
 	return agent->config.affinity == AFFINITY_CLIENT_IP && datapath_is_open(agent->datapath);
 }
 
-void affinity_note(const struct client *client, uint32_t endpoint)
+void affinity_note(const struct agent *agent, const struct address *client, const struct address *front, uint32_t endpoint)
 {
-	const struct agent *agent = client->agent;
 	struct affinity_entry entry = { .endpoint = endpoint };
-	struct affinity_key key = { 0 };
-	struct address front;
+	struct affinity_key key = { .front_port = front->port_be };
 
-	if (!is_on(agent) || address_is_loopback(&client->address) || client_front(client, &front))
+	if (!affinity_is_on(agent) || address_is_loopback(client))
 		return;
-	memcpy(key.client, client->address.ip, sizeof(key.client));
-	memcpy(key.front, front.ip, sizeof(key.front));
-	key.front_port = front.port_be;
+	memcpy(key.client, client->ip, sizeof(key.client));
+	memcpy(key.front, front->ip, sizeof(key.front));
 	entry.generation = agent->endpoints->at[endpoint].generation;
 	entry.expires_ns = agent_now_us() * 1000 + agent->config.session_ttl_ms * 1000000;
 	bpf_map_update_elem(datapath_map_fd(agent->datapath, MAP_AFFINITY), &key, &entry, BPF_ANY);

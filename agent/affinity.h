@@ -3,11 +3,20 @@
 #ifndef LLMD_AGENT_AFFINITY_H
 #define LLMD_AGENT_AFFINITY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-struct client;
+#include "lib/address.h"
 
-/** affinity_note() - @client has been served by @endpoint: from now on its address belongs there. Does nothing when off. */
-void affinity_note(const struct client *client, uint32_t endpoint);
+struct agent;
+
+/**
+ * affinity_note() - @client, which had connected to @front, has been served by @endpoint: from now on its address belongs
+ * there. Does nothing when off.
+ */
+void affinity_note(const struct agent *agent, const struct address *client, const struct address *front, uint32_t endpoint);
+
+/** affinity_is_on() - whether there is anything to note. */
+bool affinity_is_on(const struct agent *agent);
 
 #endif

@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,7 +23,6 @@
 #include "agent/exchange.h"
 #include "agent/metrics.h"
 #include "agent/status.h"
-#include "agent/tcp_repair.h"
 #include "lib/log.h"
 
 /* Of later requests, read ahead while one is answered. */
@@ -124,12 +125,16 @@ int client_front(const struct client *client, struct address *out)
 	return peer_own_address(&client->peer, out);
 }
 
-void client_close_silently(struct client *client)
+void client_adopt(struct client *client, int fd)
 {
-	int fd = peer_release(&client->peer);
+	const struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
+	const int on = 1;
 
-	client_close(client, false);
-	tcp_close_silently(fd);
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)); /* as of accepted ones, see peer.h */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	peer_open(&client->peer, client->agent->base, &client->agent->pipes, fd);
+	peer_watch_readable(&client->peer, !client->eof);
 }
 
 void client_linger(struct client *client)

@@ -47,8 +47,8 @@ int client_accept(struct agent *agent, int fd, const struct address *address);
 /** client_close() - @reset: tell the client that what it got is not all. Ends a running exchange, too. */
 void client_close(struct client *client, bool reset);
 
-/** client_close_silently() - the kernel carries the connection on: no packet says that the agent has left it. */
-void client_close_silently(struct client *client);
+/** client_adopt() - @fd is the client's connection from now on, after peer_release() of an earlier one. */
+void client_adopt(struct client *client, int fd);
 
 /** client_front() - the address that the client has connected to, from its point of view. Return: 0 or -errno. */
 int client_front(const struct client *client, struct address *out);

@@ -103,6 +103,15 @@ static void exchange_free(struct exchange *exchange)
 	free(exchange);
 }
 
+static void note_affinity(const struct exchange *exchange)
+{
+	const struct client *client = exchange->client;
+	struct address front;
+
+	if (exchange->answered && exchange->decision.endpoint >= 0 && affinity_is_on(client->agent) && !client_front(client, &front))
+		affinity_note(client->agent, &client->address, &front, (uint32_t)exchange->decision.endpoint);
+}
+
 /* The one way out: gives back all that the exchange holds, and counts it. */
 static void exchange_release(struct exchange *exchange, unsigned status)
 {
@@ -114,8 +123,7 @@ static void exchange_release(struct exchange *exchange, unsigned status)
 	decision_log_end(agent->decisions, exchange->logged, status, exchange->retries, duration_s);
 	log_request(exchange, status, duration_s);
 	endpoint_claim_release(agent->endpoints, &exchange->claim);
-	if (exchange->answered && exchange->decision.endpoint >= 0)
-		affinity_note(exchange->client, (uint32_t)exchange->decision.endpoint);
+	note_affinity(exchange);
 	agent->handoffs.long_answers += exchange->bytes_down > HANDOFF_LONG_ANSWER;
 	exchange_free(exchange);
 }
@@ -123,7 +131,6 @@ static void exchange_release(struct exchange *exchange, unsigned status)
 void exchange_hand_over(struct exchange *exchange)
 {
 	exchange->upstream = NULL;
-	affinity_note(exchange->client, (uint32_t)exchange->decision.endpoint);
 	exchange_free(exchange);
 }
 
@@ -132,7 +139,7 @@ void exchange_abort(struct exchange *exchange)
 	struct metrics *metrics = exchange->client->agent->metrics;
 
 	if (exchange->state == EXCHANGE_HANDOFF)
-		flow_undo(datapath_flows(exchange->client->agent->datapath), exchange->handoff.flow);
+		handoff_abort(exchange);
 	if (exchange->state != EXCHANGE_DONE)
 		metrics_cut(metrics, METRICS_CUT_CLIENT);
 	exchange_release(exchange, exchange->status ? exchange->status : STATUS_CLIENT_GONE);

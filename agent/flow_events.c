@@ -89,6 +89,10 @@ static int on_event_record(void *ctx, void *data, size_t size)
 	case EVENT_FIRST:
 		flow_note_first(table, record->slot);
 		break;
+	case EVENT_ANSWERED:
+		if (!table->local[record->slot].owner)
+			flow_count_end(table, record->slot);
+		break;
 	case EVENT_END:
 		/* The hand-over may be seen complete only now. */
 		if (table->local[record->slot].owner)

@@ -117,6 +117,8 @@ void forward_begin(struct exchange *exchange)
 		handoff_plan(exchange);
 	if (err == -EAGAIN)
 		exchange_redial(exchange);
+	else if (err == -EPIPE)
+		client_close(exchange->client, true);
 	else if (err == -ECONNRESET)
 		exchange_fail(exchange, err, "the pod closed the connection");
 	else
@@ -127,6 +129,7 @@ void forward_begin(struct exchange *exchange)
 static void end_by_handoff(struct exchange *exchange, const char *data, size_t used, size_t len)
 {
 	struct client *client = exchange->client;
+	int err;
 
 	if (buffer_append(&client->in, data, len, client_in_max(client))) {
 		client_close(client, true);
@@ -134,8 +137,13 @@ static void end_by_handoff(struct exchange *exchange, const char *data, size_t u
 	}
 	exchange->kept = used;
 	exchange->sent = exchange->head_len;
-	handoff_complete(exchange);
-	send_collected(exchange);
+	err = handoff_complete(exchange);
+	if (err == -EPIPE)
+		client_close(client, true);
+	else if (err == -ECONNRESET)
+		exchange_fail(exchange, err, "the pod closed the connection");
+	else
+		send_collected(exchange);
 }
 
 /* What follows the body in the same read belongs to the next request. */

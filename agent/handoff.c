@@ -9,12 +9,13 @@
  *   1 read both connections' numbers. What the client will send next on A continues B's stream behind the request, so
  *     seq_add = B's next + bytes of the request - A's next; the answer continues A's: ack_sub = A's next - B's expected.
  *   2 insert both entries. From here on the programs translate, and A is mute (bpf/egress.bpf.c).
- *   3 read A dry: what it has acknowledged the client will not repeat. There should be nothing, or a FIN.
+ *   3 read A dry: what it has acknowledged the client will not repeat. There should be nothing, or a FIN. Then close A
+ *     without a packet and keep its numbers: a client that ends and dials again from the same port must not meet it.
  *   4 send the request on B. Its ACKs come to B, everything else of the pod goes to the client.
- *   5 the pod has acknowledged all (EVENT_ACKED): close A and B without a packet. Nobody is needed any more.
+ *   5 the pod has acknowledged all (EVENT_ACKED): close B without a packet. Nobody is needed any more.
  *
- * Until 5 nothing is lost by going back: the entries are removed, A speaks again, and the request is still at hand for
- * another pod (handoff_failed()). That is why A is kept open so long. What a program has not seen open (no handshake
+ * Until 5 nothing is lost by going back: the entries are removed, A is made anew from its numbers, and the request is still
+ * at hand for another pod (handoff_failed()). What a program has not seen open (no handshake
  * recorded on the way in and out), or what differs in family, segment size or timing, is relayed.
  */
 #include "agent/handoff.h"
@@ -27,6 +28,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
+#include "agent/affinity.h"
 #include "agent/agent.h"
 #include "agent/client.h"
 #include "agent/conntrack.h"
@@ -34,6 +36,7 @@
 #include "agent/devices.h"
 #include "agent/exchange.h"
 #include "agent/flow_table.h"
+#include "agent/handoff_prepare.h"
 #include "agent/upstream.h"
 
 enum { MSS_LEAST = 1220, LARGE_REQUEST = 32 * 1024 };
@@ -58,153 +61,6 @@ void handoff_stats_init(struct handoff_stats *stats)
 	histogram_init(&stats->duration, bounds, sizeof(bounds) / sizeof(bounds[0]));
 }
 
-/* ---- whether ---- */
-
-static bool answer_streams(const struct exchange *exchange)
-{
-	const struct prompt_facts *facts = exchange->facts;
-
-	if (exchange->client->agent->config.handoff == HANDOFF_ALWAYS)
-		return true;
-	if (exchange->api == API_OTHER || exchange->api == API_EMBEDDINGS || exchange->api == API_TOKENIZE)
-		return false;
-	/* Of a body that is too large to be held, whether it streams is perhaps not known yet; one more hand-off is cheap there. */
-	return (facts && facts->stream) || !exchange->request_body.done;
-}
-
-static enum handoff_result is_wanted(const struct exchange *exchange)
-{
-	const struct agent *agent = exchange->client->agent;
-
-	if (!datapath_is_open(agent->datapath) || agent->config.handoff == HANDOFF_NEVER)
-		return HANDOFF_OFF;
-	if (!answer_streams(exchange))
-		return HANDOFF_NOT_STREAMED;
-	if (exchange->http10 || exchange->to_head)
-		return HANDOFF_HTTP10;
-	if (exchange->client->in.len > exchange->kept)
-		return HANDOFF_PIPELINED;
-	return HANDOFF_HANDED;
-}
-
-/* ---- keys, and what the programs saw of them ---- */
-
-static void key_make(struct flow_key *key, const struct address *from, const struct address *to)
-{
-	memcpy(key->saddr, from->ip, sizeof(key->saddr));
-	memcpy(key->daddr, to->ip, sizeof(key->daddr));
-	key->sport = from->port_be;
-	key->dport = to->port_be;
-}
-
-static bool was_seen(struct agent *agent, const struct flow_key *key, struct handshake *out)
-{
-	int fd = datapath_map_fd(agent->datapath, MAP_HANDSHAKES);
-
-	return !bpf_map_lookup_elem(fd, key, out) && out->ifindex_in && out->ifindex_out;
-}
-
-static enum handoff_result find_client(struct client *client, struct flow_spec *spec, struct handshake *seen)
-{
-	struct agent *agent = client->agent;
-	struct address front;
-
-	if (address_is_loopback(&client->address))
-		return HANDOFF_LOOPBACK;
-	if (client_front(client, &front))
-		return HANDOFF_KERNEL;
-	key_make(&spec->client, &client->address, &front);
-	if (was_seen(agent, &spec->client, seen))
-		return HANDOFF_HANDED;
-	devices_learn(datapath_devices(agent->datapath), &client->address, &front);
-	return HANDOFF_UNSEEN_CLIENT;
-}
-
-static enum handoff_result find_pod(struct exchange *exchange, struct flow_spec *spec, struct handshake *seen)
-{
-	struct agent *agent = exchange->client->agent;
-	const struct address *pod = &agent->endpoints->at[exchange->decision.endpoint].config.address;
-	struct address own;
-
-	if (address_is_loopback(pod))
-		return HANDOFF_LOOPBACK;
-	if (address_is_ipv4(pod) != address_is_ipv4(&exchange->client->address))
-		return HANDOFF_FAMILY;
-	if (peer_own_address(&exchange->upstream->peer, &own))
-		return HANDOFF_KERNEL;
-	key_make(&spec->pod, pod, &own);
-	return was_seen(agent, &spec->pod, seen) ? HANDOFF_HANDED : HANDOFF_UNSEEN_POD;
-}
-
-/* ---- numbers ---- */
-
-static uint32_t told_client(const struct exchange *exchange, uint32_t own_mss)
-{
-	const struct control *control = datapath_control(exchange->client->agent->datapath);
-	uint32_t limit = address_is_ipv4(&exchange->client->address) ? control->mss4 : control->mss6;
-
-	return limit && limit < own_mss ? limit : own_mss;
-}
-
-static enum handoff_result read_numbers(const struct exchange *exchange, const struct peer *peer, struct tcp_numbers *out)
-{
-	int err = tcp_numbers_read(peer->fd, !address_is_ipv4(&exchange->client->address), out);
-
-	return !err ? HANDOFF_HANDED : err == -EBUSY ? HANDOFF_UNACKED : HANDOFF_KERNEL;
-}
-
-/* Everything that is decided once: before anything was sent to the pod. */
-static enum handoff_result prepare(struct exchange *exchange, struct flow_spec *spec, struct tcp_numbers *client)
-{
-	struct handoff *handoff = &exchange->handoff;
-	struct handshake client_seen, pod_seen;
-	enum handoff_result result = find_client(exchange->client, spec, &client_seen);
-
-	if (result == HANDOFF_HANDED)
-		result = find_pod(exchange, spec, &pod_seen);
-	if (result == HANDOFF_HANDED)
-		result = read_numbers(exchange, &exchange->client->peer, client);
-	if (result == HANDOFF_HANDED)
-		result = read_numbers(exchange, &exchange->upstream->peer, &handoff->pod);
-	if (result != HANDOFF_HANDED)
-		return result;
-	if (client->timestamps || client_seen.isn_in + 1 != client->first_seq)
-		return HANDOFF_UNSEEN_CLIENT;
-	if (handoff->pod.timestamps || pod_seen.isn_in + 1 != handoff->pod.first_seq)
-		return HANDOFF_UNSEEN_POD;
-	if (handoff->pod.own_mss > client->peer_mss || told_client(exchange, client->own_mss) > handoff->pod.peer_mss)
-		return HANDOFF_MSS;
-	handoff->sent_before = exchange->bytes_up;
-	spec->client_ifindex = client_seen.ifindex_out;
-	spec->client_isn = client_seen.isn_in;
-	return HANDOFF_HANDED;
-}
-
-/* @request: bytes of it, as the pod gets them. */
-static void fill_spec(const struct exchange *exchange, const struct tcp_numbers *client, uint32_t request, struct flow_spec *spec)
-{
-	const struct tcp_numbers *pod = &exchange->handoff.pod;
-
-	spec->seq_add = pod->write_seq + request - client->read_seq;
-	spec->ack_sub = client->write_seq - pod->read_seq;
-	spec->client_scale = client->peer_scale;
-	spec->told_client = client->own_scale;
-	spec->pod_scale = pod->peer_scale;
-	spec->told_pod = pod->own_scale;
-	spec->sack = client->sack && pod->sack;
-	spec->request_end = client->read_seq;
-	spec->agent_end = pod->write_seq + request;
-	spec->pod_ack = pod->write_seq;
-	spec->client_start = client->write_seq;
-	spec->pod_start = pod->read_seq;
-	spec->endpoint = exchange->claim.index;
-	spec->generation = exchange->claim.generation;
-	spec->tokens = exchange->claim.holds_tokens ? exchange->claim.tokens : 0;
-	spec->api = exchange->api;
-	spec->begun_us = exchange->begun_us;
-	spec->request_id = exchange->request_id;
-}
-
 /* ---- the switch ---- */
 
 static struct slot *slot_of(const struct exchange *exchange)
@@ -217,7 +73,7 @@ static void note_client_fin(struct exchange *exchange)
 	struct slot *slot = slot_of(exchange);
 
 	exchange->client->eof = true;
-	peer_watch_readable(&exchange->client->peer, false);
+	exchange->handoff.client.numbers.read_seq++;
 	slot->agent_end++;
 	slot->client_fin = slot->agent_end;
 	slot->client_next = slot->agent_end;
@@ -242,17 +98,19 @@ static int read_dry(struct exchange *exchange)
 		if (buffer_append(&client->in, client->agent->scratch, (size_t)n, client_in_max(client)))
 			return -ENOBUFS;
 		exchange->kept += (size_t)n;
+		exchange->handoff.client.numbers.read_seq += (uint32_t)n;
 		slot->agent_end += (uint32_t)n;
 		slot->client_next = slot->agent_end;
 	}
 }
 
-/* Bytes or a FIN that came before the entries were there. */
-static bool pod_has_spoken(const struct exchange *exchange)
+/* Bytes (>0) or an end (0, -errno) that came before the entries were there; -EAGAIN: nothing. */
+static int pod_has_spoken(const struct exchange *exchange)
 {
 	char byte;
+	ssize_t n = recv(exchange->upstream->peer.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 
-	return recv(exchange->upstream->peer.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+	return n < 0 ? -errno : (int)n;
 }
 
 /*
@@ -267,26 +125,44 @@ static void acknowledge_now(const struct exchange *exchange)
 		setsockopt(exchange->client->peer.fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
 }
 
-static enum handoff_result insert(struct exchange *exchange, const struct flow_spec *spec)
+/* From here on A is a set of numbers: a client that ends and comes again from the same port must not meet it. */
+static void leave_client(struct exchange *exchange, const struct flow_spec *spec)
+{
+	struct tcp_frozen *frozen = &exchange->handoff.client;
+	struct client *client = exchange->client;
+	struct address own;
+
+	frozen->arriving = spec->client;
+	if (!peer_own_address(&client->peer, &own))
+		handoff_key_make(&frozen->arriving, &client->address, &own);
+	tcp_freeze(peer_release(&client->peer), frozen);
+}
+
+/* What could not be completed: both connections are as they were. @result: why. */
+static enum handoff_result take_back(struct exchange *exchange, enum handoff_result result)
+{
+	bool unknown = flow_undo(datapath_flows(exchange->client->agent->datapath), exchange->handoff.flow);
+
+	return unknown ? result : HANDOFF_CUT;
+}
+
+static enum handoff_result insert(struct exchange *exchange, const struct flow_spec *spec, const struct tcp_numbers *client)
 {
 	struct agent *agent = exchange->client->agent;
-	struct flow_table *flows = datapath_flows(agent->datapath);
 	int err;
 
 	acknowledge_now(exchange);
-	err = flow_open(flows, spec, exchange, &exchange->handoff.flow);
-
+	exchange->handoff.client.numbers = *client;
+	err = flow_open(datapath_flows(agent->datapath), spec, exchange, &exchange->handoff.flow);
 	if (err)
 		return err == -ENOSPC ? HANDOFF_TABLE_FULL : HANDOFF_KERNEL;
 	histogram_observe(&agent->handoffs.duration, (double)(agent_now_us() - exchange->handoff.begun_us) / 1e6);
-	if (pod_has_spoken(exchange)) {
-		flow_undo(flows, exchange->handoff.flow);
-		return HANDOFF_POD_SPOKE;
-	}
-	if (read_dry(exchange)) {
-		flow_undo(flows, exchange->handoff.flow);
-		return HANDOFF_KERNEL;
-	}
+	err = pod_has_spoken(exchange);
+	if (err != -EAGAIN)
+		return take_back(exchange, err > 0 ? HANDOFF_POD_SPOKE : HANDOFF_POD_CLOSED);
+	if (read_dry(exchange))
+		return take_back(exchange, HANDOFF_KERNEL);
+	leave_client(exchange, spec);
 	return HANDOFF_HANDED;
 }
 
@@ -300,7 +176,7 @@ static void enter(struct exchange *exchange)
 static int relayed(struct exchange *exchange, enum handoff_result why)
 {
 	exchange->client->agent->handoffs.result[why]++;
-	return why == HANDOFF_POD_SPOKE ? -ECONNRESET : -ENOTSUP;
+	return why == HANDOFF_CUT ? -EPIPE : why == HANDOFF_POD_CLOSED ? -ECONNRESET : -ENOTSUP;
 }
 
 /* A pod connection that was told a smaller segment size would do; never so small that all suffer for one client. */
@@ -324,21 +200,21 @@ static void end_with_answer(struct exchange *exchange)
 
 int handoff_begin(struct exchange *exchange)
 {
-	enum handoff_result result = is_wanted(exchange);
+	enum handoff_result result = handoff_is_wanted(exchange);
 	struct flow_spec spec = { 0 };
 	struct tcp_numbers client;
 
 	if (result != HANDOFF_HANDED)
 		return relayed(exchange, result);
 	exchange->handoff.begun_us = agent_now_us();
-	result = prepare(exchange, &spec, &client);
+	result = handoff_prepare(exchange, &spec, &client);
 	if (result == HANDOFF_MSS && redial(exchange, &client))
 		return -EAGAIN;
 	if (result != HANDOFF_HANDED)
 		return relayed(exchange, result);
 	end_with_answer(exchange);
-	fill_spec(exchange, &client, (uint32_t)(exchange->head_len + exchange->kept), &spec);
-	result = insert(exchange, &spec);
+	handoff_fill_spec(exchange, &client, (uint32_t)(exchange->head_len + exchange->kept), &spec);
+	result = insert(exchange, &spec, &client);
 	if (result != HANDOFF_HANDED) {
 		exchange_close_head(exchange, false);
 		return relayed(exchange, result);
@@ -349,12 +225,12 @@ int handoff_begin(struct exchange *exchange)
 
 void handoff_plan(struct exchange *exchange)
 {
-	enum handoff_result result = is_wanted(exchange);
+	enum handoff_result result = handoff_is_wanted(exchange);
 	struct flow_spec spec = { 0 };
 	struct tcp_numbers client;
 
 	if (result == HANDOFF_HANDED)
-		result = prepare(exchange, &spec, &client);
+		result = handoff_prepare(exchange, &spec, &client);
 	exchange->handoff.planned = result == HANDOFF_HANDED;
 	if (exchange->handoff.planned)
 		end_with_answer(exchange);
@@ -366,31 +242,18 @@ int handoff_complete(struct exchange *exchange)
 {
 	struct handoff *handoff = &exchange->handoff;
 	struct flow_spec spec = { 0 };
-	struct handshake client_seen, pod_seen;
 	struct tcp_numbers client;
 	enum handoff_result result;
 
 	handoff->planned = false;
 	handoff->begun_us = agent_now_us();
-	if (!datapath_is_open(exchange->client->agent->datapath))
-		return relayed(exchange, HANDOFF_OFF);
-	if (exchange->client->in.len > exchange->kept)
-		return relayed(exchange, HANDOFF_PIPELINED);
-	if (exchange->status || exchange->upstream->in.len)
-		return relayed(exchange, HANDOFF_POD_SPOKE), -ENOTSUP;
-	result = find_client(exchange->client, &spec, &client_seen);
-	if (result == HANDOFF_HANDED)
-		result = find_pod(exchange, &spec, &pod_seen);
-	if (result == HANDOFF_HANDED)
-		result = read_numbers(exchange, &exchange->client->peer, &client);
+	result = handoff_prepare_rest(exchange, &spec, &client);
 	if (result == HANDOFF_HANDED) {
-		spec.client_ifindex = client_seen.ifindex_out;
-		spec.client_isn = client_seen.isn_in;
-		fill_spec(exchange, &client, (uint32_t)(exchange->bytes_up - handoff->sent_before + exchange->kept), &spec);
-		result = insert(exchange, &spec);
+		handoff_fill_spec(exchange, &client, (uint32_t)(exchange->bytes_up - handoff->sent_before + exchange->kept), &spec);
+		result = insert(exchange, &spec, &client);
 	}
 	if (result != HANDOFF_HANDED)
-		return relayed(exchange, result), -ENOTSUP;
+		return relayed(exchange, result);
 	enter(exchange);
 	return 0;
 }
@@ -406,47 +269,90 @@ void handoff_sent(struct exchange *exchange)
 	upstream_pool_spare(exchange->client->agent->upstreams, exchange->upstream->endpoint);
 }
 
-static void forget_tracking(struct agent *agent, const struct slot *slot)
+/* The client may have ended by now, and come again from the same port: then what is tracked is not this one's. */
+static void forget_tracking(struct agent *agent, uint32_t index)
 {
 	struct conntrack *conntrack = datapath_conntrack(agent->datapath);
+	const struct slot *slot = flow_slot(datapath_flows(agent->datapath), index);
 	struct flow_key to_pod = { .sport = slot->pod.dport, .dport = slot->pod.sport };
 
 	if (!conntrack || !conntrack_is_active(conntrack))
 		return;
 	memcpy(to_pod.saddr, slot->pod.daddr, sizeof(to_pod.saddr));
 	memcpy(to_pod.daddr, slot->pod.saddr, sizeof(to_pod.daddr));
-	conntrack_forget(conntrack, &slot->client);
 	conntrack_forget(conntrack, &to_pod);
+	if (flow_owns_client(datapath_flows(agent->datapath), index))
+		conntrack_forget(conntrack, &slot->client);
+}
+
+static void note_affinity(const struct exchange *exchange)
+{
+	const struct flow_key *key = &slot_of(exchange)->client;
+	struct address front = { .port_be = key->dport };
+
+	memcpy(front.ip, key->daddr, sizeof(front.ip));
+	affinity_note(exchange->client->agent, &exchange->client->address, &front, exchange->upstream->endpoint);
 }
 
 void handoff_acked(struct exchange *exchange)
 {
 	struct client *client = exchange->client;
 	struct agent *agent = client->agent;
-	const struct slot *slot = slot_of(exchange);
+	uint32_t index = exchange->handoff.flow;
 
 	agent->handoffs.result[HANDOFF_HANDED]++;
-	flow_disown(datapath_flows(agent->datapath), exchange->handoff.flow, exchange->logged);
+	flow_disown(datapath_flows(agent->datapath), index, exchange->logged);
 	upstream_close_silently(exchange->upstream);
+	note_affinity(exchange);
 	exchange_hand_over(exchange);
-	client_close_silently(client);
-	forget_tracking(agent, slot);
+	client_close(client, false); /* its socket is gone since leave_client() */
+	forget_tracking(agent, index);
+}
+
+static int return_to_client(struct exchange *exchange)
+{
+	int fd = tcp_thaw(&exchange->handoff.client);
+
+	if (fd < 0)
+		return fd;
+	client_adopt(exchange->client, fd);
+	return 0;
+}
+
+/* @last: the slot as it was at the end. */
+static void reset_client(const struct exchange *exchange, const struct slot *last)
+{
+	const struct tcp_frozen *frozen = &exchange->handoff.client;
+
+	tcp_reset_peer(&frozen->arriving, last->client_start + (last->pod_next - last->pod_start), frozen->numbers.read_seq);
+}
+
+void handoff_abort(struct exchange *exchange)
+{
+	struct slot last = *slot_of(exchange);
+
+	flow_undo(datapath_flows(exchange->client->agent->datapath), exchange->handoff.flow);
+	reset_client(exchange, &last);
 }
 
 void handoff_failed(struct exchange *exchange, int err)
 {
 	struct client *client = exchange->client;
 	struct agent *agent = client->agent;
+	struct slot last = *slot_of(exchange);
 	bool unknown = flow_undo(datapath_flows(agent->datapath), exchange->handoff.flow);
 
 	agent->handoffs.result[HANDOFF_FAILED]++;
 	client_arm(client, NULL);
 	exchange_close_head(exchange, false);
 	exchange_set_state(exchange, EXCHANGE_SEND);
-	if (unknown)
+	if (unknown && !return_to_client(exchange)) {
 		exchange_fail(exchange, err, "the pod did not take the request");
-	else
-		client_close(client, true); /* it has got a part of an answer that will not go on */
+		return;
+	}
+	/* It has got a part of an answer that will not go on, or there is no other way to tell it anything. */
+	reset_client(exchange, &last);
+	client_close(client, true);
 }
 
 void handoff_pod_gone(struct exchange *exchange)

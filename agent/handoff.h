@@ -25,6 +25,8 @@ struct exchange;
 	X(UNACKED, "unacked", "an earlier answer is not acknowledged yet") \
 	X(MSS, "mss", "one side may send more at once than the other can take") \
 	X(POD_SPOKE, "pod_spoke", "the pod answered before the request was complete") \
+	X(POD_CLOSED, "pod_closed", "the pod had just closed the connection; another one is taken") \
+	X(CUT, "cut", "the pod answered in the middle of the hand-off; the client is reset") \
 	X(TABLE_FULL, "table_full", "no free slot (--flows-max)") \
 	X(KERNEL, "kernel", "a system call failed") \
 	X(FAILED, "failed", "the pod did not take the request; it was tried again elsewhere or refused")
@@ -53,6 +55,7 @@ struct handoff {
 	bool planned, redialled;
 	uint32_t flow;
 	struct tcp_numbers pod; /* before anything was sent */
+	struct tcp_frozen client; /* while the kernel carries it */
 	uint64_t sent_before;	/* exchange->bytes_up then */
 	uint32_t seen_ack;
 	uint64_t begun_us;
@@ -61,14 +64,14 @@ struct handoff {
 /**
  * handoff_begin() - the pod's connection is there, nothing was sent on it, and the whole request is at hand.
  * Return: 0: handed over, all that remains is to send the request (state HANDOFF); -EAGAIN: on a fresh connection it
- * would work; -ECONNRESET: the pod has just closed this one; -ENOTSUP: to be relayed.
+ * would work; -ECONNRESET: the pod has just closed this one; -EPIPE: the client cannot be helped; -ENOTSUP: to be relayed.
  */
 int handoff_begin(struct exchange *exchange);
 
 /** handoff_plan() - the same for a request of which only a part is at hand: it is sent, and handoff_complete() follows. */
 void handoff_plan(struct exchange *exchange);
 
-/** handoff_complete() - the request's last bytes are in client->in, kept and unsent. Return: 0, or -ENOTSUP: relay them. */
+/** handoff_complete() - the request's last bytes are in client->in, kept and unsent. Return: as handoff_begin(), but for -EAGAIN. */
 int handoff_complete(struct exchange *exchange);
 
 /** handoff_sent() - the pod's socket has taken all. */
@@ -80,6 +83,9 @@ void handoff_acked(struct exchange *exchange);
 /** handoff_failed() - the pod's connection broke, or is silent: takes the connections back, tries elsewhere. */
 void handoff_failed(struct exchange *exchange, int err);
 void handoff_pod_gone(struct exchange *exchange);
+
+/** handoff_abort() - takes the entries out and resets the client, which has no socket here any more. */
+void handoff_abort(struct exchange *exchange);
 void handoff_timeout(struct exchange *exchange);
 
 #endif

@@ -14,6 +14,8 @@
 
 #include "lib/address.h"
 
+/* IANA, "TCP Option Kind Numbers". */
+enum { OPTION_MSS = 2, OPTION_SCALE = 3, OPTION_SACK = 4 };
 enum { STATE_ESTABLISHED = 1, STATE_CLOSE_WAIT = 8, READ_TRIES = 8, HEADERS_IPV4 = 40, HEADERS_IPV6 = 60 };
 
 static int set_int(int fd, int level, int name, int value)
@@ -140,6 +142,15 @@ static int bind_any(int fd, const struct flow_key *arriving)
 	return err ? err : bind(fd, (struct sockaddr *)&own, len) ? -errno : 0;
 }
 
+void tcp_freeze(int fd, struct tcp_frozen *frozen)
+{
+	socklen_t len = sizeof(frozen->window);
+
+	set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
+	getsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &frozen->window, &len);
+	close(fd);
+}
+
 static int set_queue_seq(int fd, int queue, uint32_t seq)
 {
 	int err = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
@@ -162,6 +173,52 @@ static int impersonate(int fd, const struct flow_key *arriving, uint32_t seq, ui
 	if (!err && connect(fd, (struct sockaddr *)&peer, len))
 		err = -errno;
 	return err ? err : set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+}
+
+/* What the SYNs agreed on; the kernel takes it in repair mode, once the connection is established. */
+static int set_options(int fd, const struct tcp_numbers *numbers)
+{
+	const struct tcp_repair_opt options[] = {
+		{ OPTION_MSS, numbers->peer_mss },
+		{ OPTION_SCALE, (uint32_t)numbers->peer_scale | (uint32_t)numbers->own_scale << 16 },
+		{ OPTION_SACK, 0 },
+	};
+	socklen_t len = sizeof(options) - (numbers->sack ? 0 : sizeof(options[0]));
+
+	return setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_OPTIONS, options, len) ? -errno : 0;
+}
+
+static int thaw_on(int fd, const struct tcp_frozen *frozen)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = key_sockaddr(frozen->arriving.saddr, frozen->arriving.sport, &peer);
+	int err = set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
+
+	err = err ? err : bind_any(fd, &frozen->arriving);
+	err = err ? err : set_queue_seq(fd, TCP_SEND_QUEUE, frozen->numbers.write_seq);
+	err = err ? err : set_queue_seq(fd, TCP_RECV_QUEUE, frozen->numbers.read_seq);
+	if (!err && connect(fd, (struct sockaddr *)&peer, len))
+		err = -errno;
+	err = err ? err : set_options(fd, &frozen->numbers);
+	if (!err && setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &frozen->window, sizeof(frozen->window)))
+		err = -errno;
+	return err ? err : set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+}
+
+int tcp_thaw(const struct tcp_frozen *frozen)
+{
+	struct sockaddr_storage own;
+	int err, fd;
+
+	key_sockaddr(frozen->arriving.daddr, frozen->arriving.dport, &own);
+	fd = socket(own.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	err = thaw_on(fd, frozen);
+	if (!err)
+		return fd;
+	tcp_close_silently(fd);
+	return err;
 }
 
 int tcp_reset_peer(const struct flow_key *arriving, uint32_t seq, uint32_t ack)

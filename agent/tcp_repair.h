@@ -34,6 +34,24 @@ int tcp_numbers_read(int fd, bool ipv6, struct tcp_numbers *out);
 void tcp_close_silently(int fd);
 
 /**
+ * struct tcp_frozen - a connection without a socket. @arriving: key of the peer's packets as a socket here sees them.
+ * @numbers: as read before; @numbers.read_seq is where reading goes on.
+ */
+struct tcp_frozen {
+	struct flow_key arriving;
+	struct tcp_numbers numbers;
+	struct {
+		uint32_t snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup;
+	} window;
+};
+
+/** tcp_freeze() - closes the socket silently; @frozen has key and numbers already. */
+void tcp_freeze(int fd, struct tcp_frozen *frozen);
+
+/** tcp_thaw() - Return: a non-blocking socket that goes on where tcp_freeze() ended, or -errno. */
+int tcp_thaw(const struct tcp_frozen *frozen);
+
+/**
  * tcp_reset_peer() - sends an RST in the name of a connection that has no socket here.
  * @arriving: key of the peer's packets. @seq: what the peer expects next; @ack: what it has sent.
  * Return: 0 or -errno.

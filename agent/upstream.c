@@ -244,15 +244,18 @@ static struct upstream *upstream_new(struct upstream_pool *pool, uint32_t endpoi
 	return upstream;
 }
 
-/* A port whose last connection the kernel still remembers (TIME_WAIT) goes to the end of the queue. */
+/*
+ * A port whose last connection the kernel still remembers (TIME_WAIT) goes to the end of the queue. When none is left, the
+ * kernel chooses, and the connection serves requests that are relayed.
+ */
 static int dial_from_port(struct upstream_pool *pool, uint32_t endpoint, const struct address *address, int *port)
 {
 	int fd = -EADDRNOTAVAIL;
 
 	for (int i = 0; i < PORT_TRIES && (fd == -EADDRNOTAVAIL || fd == -EADDRINUSE); i++) {
-		*port = pool->ports ? port_pool_take(pool->ports, endpoint) : 0;
+		*port = pool->ports && i < PORT_TRIES - 1 ? port_pool_take(pool->ports, endpoint) : 0;
 		if (*port < 0)
-			return *port;
+			*port = 0;
 		fd = dial(pool, address, (uint16_t)*port);
 		if (fd < 0 && *port)
 			port_pool_give(pool->ports, endpoint, (uint16_t)*port);

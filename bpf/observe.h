@@ -120,6 +120,8 @@ SUBPROGRAM int observe(struct __sk_buff *skb, struct slot *slot, const struct pa
 		observe_up(stats, slot, packet);
 	if (from_pod && !(slot->flags & SLOT_ACKED) && slot_has_acked(slot) && slot_raise(slot, SLOT_ACKED))
 		tell(slot, index, EVENT_ACKED, slot->last_ns, true);
+	if (from_pod && slot->flags & SLOT_POD_FIN && slot_raise(slot, SLOT_ANSWERED))
+		tell(slot, index, EVENT_ANSWERED, slot->last_ns, false);
 	if (note_end(slot, index))
 		stats->resets += slot->flags & SLOT_RESET ? 1 : 0;
 	return 0;

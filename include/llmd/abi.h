@@ -64,6 +64,7 @@ enum slot_flag {
 	SLOT_CONTENT = 1024,  /* content, too */
 	SLOT_ANSWERING = 2048, /* the last payload was the pod's */
 	SLOT_AFFINITY = 4096, /* never met the agent: the SYN was sent straight to the pod */
+	SLOT_ANSWERED = 16384, /* EVENT_ANSWERED was sent */
 	SLOT_COUNTED = 8192,  /* agent: the request's end is counted, its load released */
 };
 
@@ -190,6 +191,7 @@ enum event_type {
 	EVENT_ACKED, /* the pod has the whole request */
 	EVENT_FIRST, /* first content of the answer */
 	EVENT_END,   /* FIN both ways, or RST */
+	EVENT_ANSWERED, /* the pod's FIN: whatever the client still does, the request is over */
 	EVENT_TYPE_N
 };
 
