@@ -116,6 +116,9 @@ static const struct fixture cases[] = {
 	WINDOWS("windows: rounded down, and never up past what the field holds", &scale_7_9, 1003, 250, 0x4000, 0xffff),
 	WINDOWS("windows: too small for the scale", &scale_0_7, 127, 0, 0x1ff, 0xff80),
 	WINDOWS("windows: the largest scale against none", &scale_14_0, 1, 0x4000, 0xffff, 3),
+	{ .name = "windows: a SYN's is never scaled", .conn = &scale_7_9,
+	  .step = { { .in = C4(77000, 0, WIRE_SYN, .window = 64000), .out = CP4(77000 + E, 0, WIRE_SYN, .window = 64000), .verdict = SEND,
+		  .why = { REASON_SYN_LIVE, REASON_FORWARDED_UP } } } },
 	WINDOWS("windows: closed ones stay closed", &scale_14_0, 0, 0, 0, 0),
 	WINDOWS("windows: the largest of all", &scale_14_0, 0xffff, 0xffff, 0x4000, 1),
 
