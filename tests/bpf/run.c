@@ -440,7 +440,10 @@ static void run_framed(const struct fixture *fixture, bool ethernet)
 		run.step = &fixture->step[i];
 		run_step(&run);
 	}
-	world_key(&key, fixture->step->program == INGRESS ? in->from : in->to, fixture->step->program == INGRESS ? in->to : in->from);
+	if (fixture->step->program == INGRESS)
+		world_key(&key, in->from, in->to);
+	else
+		world_key(&key, in->to, in->from);
 	check_handshake(&run, &key);
 	check_affinity(&run, &key);
 	EXPECT(&run, "a free slot in the queue", world_takes_slot(),
