@@ -13,7 +13,7 @@
 #include "build/bpf/llmd.skel.h"
 #include "lib/address.h"
 
-enum { CPUS_MAX = 1024, ENDPOINTS = 8, SMALL_MAP = 64, CAP_BPF_BIT = 39, CAP_NET_ADMIN_BIT = 12, CAP_SYS_ADMIN_BIT = 21 };
+enum { CPUS_MAX = 1024, ENDPOINTS = 8, SMALL_MAP = 64, CAP_BPF_BIT = 39, CAP_PERFMON_BIT = 38, CAP_NET_ADMIN_BIT = 12, CAP_SYS_ADMIN_BIT = 21 };
 enum { AFFINITY_TTL_S = 7200 };
 #define NS_PER_S UINT64_C(1000000000)
 
@@ -54,9 +54,9 @@ bool world_is_allowed(void)
 			break;
 	if (file)
 		fclose(file);
-	if (caps >> CAP_SYS_ADMIN_BIT & 1 || (caps >> CAP_BPF_BIT & 1 && caps >> CAP_NET_ADMIN_BIT & 1))
+	if (caps >> CAP_SYS_ADMIN_BIT & 1 || (caps >> CAP_BPF_BIT & 1 && caps >> CAP_PERFMON_BIT & 1 && caps >> CAP_NET_ADMIN_BIT & 1))
 		return true;
-	fprintf(stderr, "SKIPPED: the packet fixtures need CAP_BPF and CAP_NET_ADMIN\n");
+	fprintf(stderr, "SKIPPED: to load the programs takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN\n");
 	return false;
 }
 
