@@ -3,7 +3,8 @@
 #include "tests/bpf/fixture.h"
 
 enum { ACK = WIRE_ACK, SYN = WIRE_SYN };
-enum { HOP_BY_HOP = 0x100, ROUTING = 0x12b, FRAGMENT = 0x12c, DESTINATION = 0x13c, ICMPV6 = 58, UDP = 17, ARP = 0x0806, QINQ = 0x88a8 };
+enum { HOP_BY_HOP = 0x100, ROUTING = 0x12b, FRAGMENT = 0x12c, DESTINATION = 0x13c, ICMPV6 = 58, UDP = 17, ARP = 0x0806,
+	QINQ = 0x88a8 };
 
 /* From the client, with the right numbers. */
 #define ODD4(...) C4(REQUEST_END, ANSWER, ACK, __VA_ARGS__)
@@ -15,9 +16,11 @@ enum { HOP_BY_HOP = 0x100, ROUTING = 0x12b, FRAGMENT = 0x12c, DESTINATION = 0x13
 #define PASSED4(text, reason, ...) PASSED(text, ETHERNET_AND_L3, &conn4, reason, __VA_ARGS__)
 #define PASSED6(text, reason, ...) PASSED(text, ETHERNET_AND_L3, &conn6, reason, __VA_ARGS__)
 #define SENT4(text, packet, result) \
-	{ .name = text, .conn = &conn4, .step = { { .in = packet, .out = result, .verdict = SEND, .why = { REASON_FORWARDED_UP } } } }
+	{ .name = text, .conn = &conn4, .step = { { .in = packet, .out = result, .verdict = SEND, \
+		.why = { REASON_FORWARDED_UP } } } }
 #define SENT6(text, packet, result) \
-	{ .name = text, .conn = &conn6, .step = { { .in = packet, .out = result, .verdict = SEND, .why = { REASON_FORWARDED_UP } } } }
+	{ .name = text, .conn = &conn6, .step = { { .in = packet, .out = result, .verdict = SEND, \
+		.why = { REASON_FORWARDED_UP } } } }
 
 static const struct fixture cases[] = {
 	PASSED("others' TCP", ETHERNET_AND_L3, NULL, REASON_NOT_OURS, ODD4(.payload = TEXT("x"))),
@@ -40,7 +43,8 @@ static const struct fixture cases[] = {
 	PASSED6("routing header", REASON_IP_OPTIONS, ODD6(.extension = ROUTING)),
 	PASSED6("destination options", REASON_IP_OPTIONS, ODD6(.extension = DESTINATION)),
 	PASSED6("hop-by-hop options", REASON_IP_OPTIONS, ODD6(.extension = HOP_BY_HOP)),
-	PASSED6("a multicast report behind hop-by-hop options", REASON_NOT_OURS, ODD6(.extension = HOP_BY_HOP, .protocol = ICMPV6)),
+	PASSED6("a multicast report behind hop-by-hop options", REASON_NOT_OURS,
+		ODD6(.extension = HOP_BY_HOP, .protocol = ICMPV6)),
 
 	PASSED("cut before the TCP header", ETHERNET, &conn4, REASON_MALFORMED, ODD4(.cut = 20)),
 	PASSED4("cut in the TCP header", REASON_MALFORMED, ODD4(.cut = 1)),
@@ -58,10 +62,13 @@ static const struct fixture cases[] = {
 	PASSED4("data offset past the packet", REASON_MALFORMED, ODD4(.data_offset = 6)),
 	PASSED4("data offset into the padding", REASON_MALFORMED, ODD4(.data_offset = 6, .padding = 6)),
 	PASSED6("data offset of four words, IPv6", REASON_MALFORMED, ODD6(.data_offset = 4)),
-	PASSED6("data offset of 15 words, past the packet, IPv6", REASON_MALFORMED, ODD6(.data_offset = 15, .payload = TEXT("hello"))),
+	PASSED6("data offset of 15 words, past the packet, IPv6", REASON_MALFORMED,
+		ODD6(.data_offset = 15, .payload = TEXT("hello"))),
 
-	SENT4("padding behind the IP length is no payload", ODD4(.padding = 6), CP4(REQUEST_END_POD, ANSWER_POD, ACK, .padding = 6)),
-	SENT6("padding behind the IP length is no payload, IPv6", ODD6(.padding = 1), CP6(REQUEST_END_POD, ANSWER_POD, ACK, .padding = 1)),
+	SENT4("padding behind the IP length is no payload", ODD4(.padding = 6),
+		CP4(REQUEST_END_POD, ANSWER_POD, ACK, .padding = 6)),
+	SENT6("padding behind the IP length is no payload, IPv6", ODD6(.padding = 1),
+		CP6(REQUEST_END_POD, ANSWER_POD, ACK, .padding = 1)),
 	SENT4("the reserved bit beside those of fragments", ODD4(.fragment = 0x8000),
 		CP4(REQUEST_END_POD, ANSWER_POD, ACK, .fragment = 0x8000)),
 	{ .name = "IP length 0, as of packets past 64 KiB: the packet's own counts", .conn = &conn4,
@@ -76,7 +83,8 @@ static const struct fixture cases[] = {
 		  .after = { .flags = SLOT_ACKED | SLOT_HEAD | SLOT_ANSWERING, .pod_next = ANSWER_POD + 5 } } } },
 	PASSED4("IP length 0 of a packet that is too short", REASON_MALFORMED, ODD4(.ip_length_none = true, .cut = 3)),
 	PASSED6("IP length 0 of a packet that is too short, IPv6", REASON_MALFORMED, ODD6(.ip_length_none = true, .cut = 3)),
-	SENT4("a wrong checksum stays as wrong", ODD4(.check_error = 0x1234), CP4(REQUEST_END_POD, ANSWER_POD, ACK, .check_error = 0x1234)),
+	SENT4("a wrong checksum stays as wrong", ODD4(.check_error = 0x1234),
+		CP4(REQUEST_END_POD, ANSWER_POD, ACK, .check_error = 0x1234)),
 };
 
 FIXTURES(fixtures_parse, cases);

@@ -2,7 +2,8 @@
 /* Affinity: SYNs of clients that the agent has met before go straight to their pod. */
 #include "tests/bpf/fixture.h"
 
-enum { ACK = WIRE_ACK, SYN = WIRE_SYN, SYN_ACK = WIRE_SYN | WIRE_ACK, RST_ACK = WIRE_RST | WIRE_ACK, FIN_ACK = WIRE_FIN | WIRE_ACK };
+enum { ACK = WIRE_ACK, SYN = WIRE_SYN, SYN_ACK = WIRE_SYN | WIRE_ACK, RST_ACK = WIRE_RST | WIRE_ACK,
+	FIN_ACK = WIRE_FIN | WIRE_ACK };
 enum { ISN = 1000, OPEN = SLOT_AFFINITY | SLOT_ACKED };
 #define POD_ISN 0x90000000u /* beyond half of all numbers from 0 */
 #define TIMES	1, 1, 8, 10, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0
@@ -10,12 +11,16 @@ enum { ISN = 1000, OPEN = SLOT_AFFINITY | SLOT_ACKED };
 
 /* Nothing of these moves but the addresses. */
 #define UP(why_, seq_, ack_, flags_, options_, payload_, ...) \
-	{ .in = TCP(CLIENT, FRONT, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, .payload = payload_), \
-	  .out = TCP(STRAIGHT, POD, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, .payload = payload_), \
+	{ .in = TCP(CLIENT, FRONT, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, \
+		.payload = payload_), \
+	  .out = TCP(STRAIGHT, POD, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, \
+		.payload = payload_), \
 	  .verdict = SEND, .why = { why_ }, __VA_ARGS__ }
 #define DOWN(seq_, ack_, flags_, options_, payload_, ...) \
-	{ .in = TCP(POD, STRAIGHT, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, .payload = payload_), \
-	  .out = TCP(FRONT, CLIENT, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, .payload = payload_), \
+	{ .in = TCP(POD, STRAIGHT, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, \
+		.payload = payload_), \
+	  .out = TCP(FRONT, CLIENT, .seq = seq_, .ack = ack_, .flags = flags_, .window = 500, .options = options_, \
+		.payload = payload_), \
 	  .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, __VA_ARGS__ }
 #define NO_BYTES { NULL, 0 }
 
@@ -26,58 +31,89 @@ enum { ISN = 1000, OPEN = SLOT_AFFINITY | SLOT_ACKED };
 /* What becomes of a SYN that does not go straight. */
 #define TO_AGENT(text, straight_, affinity_, why_) \
 	{ .name = text, .straight = straight_, .affinity = affinity_, .noted = { .isn_in = ISN, .ifindex_in = true }, \
-	  .step = { { .in = C4(ISN, 0, SYN | WIRE_ECE, .options = BYTES(1, 1, 1, 1)), .out = C4(ISN, 0, SYN, .options = BYTES(1, 1, 1, 1)), \
+	  .step = { { .in = C4(ISN, 0, SYN | WIRE_ECE, .options = BYTES(1, 1, 1, 1)), \
+		.out = C4(ISN, 0, SYN, .options = BYTES(1, 1, 1, 1)), \
 		  .verdict = PASS, .why = { why_, REASON_SYN_CLEANED } } } }
 
 static const struct fixture cases[] = {
-	{ .name = "straight: SYN, SYN-ACK, request, answer, FIN both ways", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	{ .name = "straight: SYN, SYN-ACK, request, answer, FIN both ways", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
 	  .step = { SENT_SYN, SYN_TAKEN,
 		  UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, ACK, NO_BYTES, TEXT("GET"), .after = { .client_next = ISN + 4 }),
-		  DOWN(POD_ISN + 1, ISN + 4, FIN_ACK, NO_BYTES, TEXT("HTTP/1.1 200 OK\r\n\r\nhi"), .ttft_ago_us = GAP_US, .ttft_bucket = GAP_BUCKET, .events = EVENT(EVENT_FIRST),
-			  .after = { .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN, .pod_ack = ISN + 4, .pod_next = POD_ISN + 23, .pod_fin = POD_ISN + 23, .status = 200 }),
-		  UP(REASON_FORWARDED_UP, ISN + 4, POD_ISN + 23, FIN_ACK, NO_BYTES, NO_BYTES, .after = { .client_next = ISN + 5, .client_fin = ISN + 5,
-			  .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED | SLOT_CLIENT_FIN }),
+		  DOWN(POD_ISN + 1, ISN + 4, FIN_ACK, NO_BYTES, TEXT("HTTP/1.1 200 OK\r\n\r\nhi"), .ttft_ago_us = GAP_US,
+			.ttft_bucket = GAP_BUCKET, .events = EVENT(EVENT_FIRST),
+			  .after = { .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN,
+				.pod_ack = ISN + 4, .pod_next = POD_ISN + 23, .pod_fin = POD_ISN + 23, .status = 200 }),
+		  UP(REASON_FORWARDED_UP, ISN + 4, POD_ISN + 23, FIN_ACK, NO_BYTES, NO_BYTES,
+			.after = { .client_next = ISN + 5, .client_fin = ISN + 5,
+			  .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED |
+				SLOT_CLIENT_FIN }),
 		  DOWN(POD_ISN + 23, ISN + 5, ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END), .after = { .pod_ack = ISN + 5,
-			  .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED | SLOT_CLIENT_FIN | SLOT_CLIENT_FIN_ACKED | SLOT_ENDED }) } },
+			  .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED |
+				SLOT_CLIENT_FIN | SLOT_CLIENT_FIN_ACKED | SLOT_ENDED }) } },
 	{ .name = "straight, IPv6", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { { .in = C6(ISN, 0, SYN, .window = 64000), .out = TCP(STRAIGHT6, POD6, .seq = ISN, .flags = SYN, .window = 64000), .verdict = SEND, .why = { REASON_AFFINITY_STRAIGHT } },
-		  { .in = TCP(POD6, STRAIGHT6, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK), .out = TCP(FRONT6, CLIENT6, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK),
-			  .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, .after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 1 } } } },
-	{ .name = "straight: timestamps and SACK stay, numbers do not move", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	  .step = { { .in = C6(ISN, 0, SYN, .window = 64000), .out = TCP(STRAIGHT6, POD6, .seq = ISN, .flags = SYN,
+		.window = 64000), .verdict = SEND, .why = { REASON_AFFINITY_STRAIGHT } },
+		  { .in = TCP(POD6, STRAIGHT6, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK),
+			.out = TCP(FRONT6, CLIENT6, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK),
+			  .verdict = SEND, .why = { REASON_FORWARDED_DOWN },
+				.after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 1 } } } },
+	{ .name = "straight: timestamps and SACK stay, numbers do not move", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
 	  .step = { SENT_SYN, SYN_TAKEN, UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, ACK, BYTES(TIMES, SACK), NO_BYTES),
 		  DOWN(POD_ISN + 1, ISN + 1, ACK, BYTES(SACK, TIMES), NO_BYTES) } },
-	{ .name = "straight: a repeated SYN goes the same way, its answers too", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, UP(REASON_FORWARDED_UP, ISN, 0, SYN, BYTES(TIMES), NO_BYTES), SYN_TAKEN, DOWN(POD_ISN, ISN + 1, SYN_ACK, NO_BYTES, NO_BYTES),
+	{ .name = "straight: a repeated SYN goes the same way, its answers too", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	  .step = { SENT_SYN, UP(REASON_FORWARDED_UP, ISN, 0, SYN, BYTES(TIMES), NO_BYTES), SYN_TAKEN,
+		DOWN(POD_ISN, ISN + 1, SYN_ACK, NO_BYTES, NO_BYTES),
 		  UP(REASON_FORWARDED_UP, ISN, 0, SYN, BYTES(TIMES), NO_BYTES) } },
-	{ .name = "straight: a late copy of the SYN-ACK takes no number back", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	{ .name = "straight: a late copy of the SYN-ACK takes no number back", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
 	  .step = { SENT_SYN, SYN_TAKEN,
-		  DOWN(POD_ISN + 1, ISN + 1, ACK, NO_BYTES, TEXT("x"), .ttft_ago_us = GAP_US, .ttft_bucket = GAP_BUCKET, .events = EVENT(EVENT_FIRST),
+		  DOWN(POD_ISN + 1, ISN + 1, ACK, NO_BYTES, TEXT("x"), .ttft_ago_us = GAP_US, .ttft_bucket = GAP_BUCKET,
+			.events = EVENT(EVENT_FIRST),
 			  .after = { .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING, .pod_next = POD_ISN + 2 }),
 		  DOWN(POD_ISN, ISN + 1, SYN_ACK, NO_BYTES, NO_BYTES) } },
-	{ .name = "straight: the hold does not matter, the agent is not needed", .straight = STRAIGHT_KNOWN, .hold = true, .affinity = AFFINITY_REFRESHED, .entries_add = 2, .step = { SENT_SYN } },
+	{ .name = "straight: the hold does not matter, the agent is not needed", .straight = STRAIGHT_KNOWN, .hold = true,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2, .step = { SENT_SYN } },
 	{ .name = "straight: payload in the SYN", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
 	  .step = { UP(REASON_AFFINITY_STRAIGHT, ISN, 0, SYN, BYTES(34, 4, 1, 2), TEXT("POST")),
-		  DOWN(POD_ISN, ISN + 5, SYN_ACK, NO_BYTES, NO_BYTES, .after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 5 }) } },
+		  DOWN(POD_ISN, ISN + 5, SYN_ACK, NO_BYTES, NO_BYTES, .after = { .pod_start = POD_ISN + 1,
+			.pod_next = POD_ISN + 1, .pod_ack = ISN + 5 }) } },
 	{ .name = "straight: the pod refuses", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, DOWN(0, ISN + 1, RST_ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END), .after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
-	{ .name = "straight: the pod refuses, with a number of its own", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, DOWN(77, ISN + 1, RST_ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END), .after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
-	{ .name = "straight: RSTs that do not answer the SYN", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, DOWN(77, ISN, RST_ACK, NO_BYTES, NO_BYTES), DOWN(77, ISN + 2, RST_ACK, NO_BYTES, NO_BYTES), DOWN(77, ISN + 1, WIRE_RST, NO_BYTES, NO_BYTES),
+	  .step = { SENT_SYN, DOWN(0, ISN + 1, RST_ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END),
+		.after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
+	{ .name = "straight: the pod refuses, with a number of its own", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	  .step = { SENT_SYN, DOWN(77, ISN + 1, RST_ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END),
+		.after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
+	{ .name = "straight: RSTs that do not answer the SYN", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED,
+		.entries_add = 2,
+	  .step = { SENT_SYN, DOWN(77, ISN, RST_ACK, NO_BYTES, NO_BYTES), DOWN(77, ISN + 2, RST_ACK, NO_BYTES, NO_BYTES),
+		DOWN(77, ISN + 1, WIRE_RST, NO_BYTES, NO_BYTES),
 		  DOWN(0, ISN, RST_ACK, NO_BYTES, NO_BYTES) } },
-	{ .name = "straight: the pod's RST at its next number, one off", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, SYN_TAKEN, DOWN(POD_ISN + 2, 0, WIRE_RST, NO_BYTES, NO_BYTES), DOWN(0, ISN + 1, RST_ACK, NO_BYTES, NO_BYTES),
-		  DOWN(POD_ISN + 1, 0, WIRE_RST, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END), .after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
+	{ .name = "straight: the pod's RST at its next number, one off", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	  .step = { SENT_SYN, SYN_TAKEN, DOWN(POD_ISN + 2, 0, WIRE_RST, NO_BYTES, NO_BYTES),
+		DOWN(0, ISN + 1, RST_ACK, NO_BYTES, NO_BYTES),
+		  DOWN(POD_ISN + 1, 0, WIRE_RST, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END),
+			.after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
 	{ .name = "straight: the client's RST", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, SYN_TAKEN, UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, RST_ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END), .after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
-	{ .name = "straight: a late SYN-ACK of an earlier connection says nothing", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	  .step = { SENT_SYN, SYN_TAKEN, UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, RST_ACK, NO_BYTES, NO_BYTES,
+		.events = EVENT(EVENT_END), .after = { .flags = OPEN | SLOT_RESET | SLOT_ENDED }) } },
+	{ .name = "straight: a late SYN-ACK of an earlier connection says nothing", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
 	  .step = { SENT_SYN, DOWN(0x1234, ISN + 999, SYN_ACK, NO_BYTES, NO_BYTES), SYN_TAKEN } },
-	{ .name = "straight: on the address of an ended connection", .conn = &conn4, .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 1,
+	{ .name = "straight: on the address of an ended connection", .conn = &conn4, .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 1,
 	  .slot = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED },
-	  .step = { { .in = C4(77000, 0, SYN), .out = TCP(STRAIGHT, POD, .seq = 77000, .flags = SYN), .verdict = SEND, .why = { REASON_SYN_REUSED, REASON_AFFINITY_STRAIGHT },
+	  .step = { { .in = C4(77000, 0, SYN), .out = TCP(STRAIGHT, POD, .seq = 77000, .flags = SYN), .verdict = SEND,
+		.why = { REASON_SYN_REUSED, REASON_AFFINITY_STRAIGHT },
 		  .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED | SLOT_ORPHAN } } } },
-	{ .name = "straight: another SYN on a live one goes on", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, SYN_TAKEN, { .in = C4(5000, 0, SYN), .out = TCP(STRAIGHT, POD, .seq = 5000, .flags = SYN), .verdict = SEND, .why = { REASON_SYN_LIVE, REASON_FORWARDED_UP } } } },
+	{ .name = "straight: another SYN on a live one goes on", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED,
+		.entries_add = 2,
+	  .step = { SENT_SYN, SYN_TAKEN, { .in = C4(5000, 0, SYN), .out = TCP(STRAIGHT, POD, .seq = 5000, .flags = SYN),
+		.verdict = SEND, .why = { REASON_SYN_LIVE, REASON_FORWARDED_UP } } } },
 
 	TO_AGENT("a new client", STRAIGHT_NEW_CLIENT, AFFINITY_NONE, REASON_NONE),
 	TO_AGENT("an expired entry", STRAIGHT_EXPIRED, AFFINITY_NONE, REASON_AFFINITY_EXPIRED),
@@ -87,10 +123,13 @@ static const struct fixture cases[] = {
 	TO_AGENT("the pod has no route", STRAIGHT_NO_ROUTE, AFFINITY_NONE, REASON_AFFINITY_POD_GONE),
 	TO_AGENT("no slot is free", STRAIGHT_NO_SLOT, AFFINITY_REFRESHED, REASON_AFFINITY_FULL),
 	TO_AGENT("the flow table is full: the slot goes back", STRAIGHT_TABLE_FULL, AFFINITY_REFRESHED, REASON_AFFINITY_FULL),
-	TO_AGENT("the flow table takes but one entry: that goes again", STRAIGHT_TABLE_NEARLY_FULL, AFFINITY_REFRESHED, REASON_AFFINITY_FULL),
+	TO_AGENT("the flow table takes but one entry: that goes again", STRAIGHT_TABLE_NEARLY_FULL, AFFINITY_REFRESHED,
+		REASON_AFFINITY_FULL),
 	TO_AGENT("a client over IPv4 whose pod has an IPv6 address", STRAIGHT_OTHER_FAMILY, AFFINITY_SAME, REASON_NONE),
-	{ .name = "a client over IPv6 whose pod has an IPv4 address", .straight = STRAIGHT_OTHER_FAMILY, .affinity = AFFINITY_SAME,
-	  .noted = { .isn_in = ISN, .ifindex_in = true }, .step = { { .in = C6(ISN, 0, SYN), .verdict = PASS, .why = { REASON_SYN_CLEANED } } } },
+	{ .name = "a client over IPv6 whose pod has an IPv4 address", .straight = STRAIGHT_OTHER_FAMILY,
+		.affinity = AFFINITY_SAME,
+	  .noted = { .isn_in = ISN, .ifindex_in = true }, .step = { { .in = C6(ISN, 0, SYN), .verdict = PASS,
+		.why = { REASON_SYN_CLEANED } } } },
 	{ .name = "a SYN to another port of the node", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_SAME,
 	  .step = { { .in = TCP(CLIENT, "8.0.1.1:81", .seq = ISN, .flags = SYN), .verdict = PASS } } },
 };

@@ -27,7 +27,8 @@ enum { CHUNK_LEN = sizeof(CHUNK) - 1 };
 
 #define WRAPPING(e_, d_, seq_, next_) \
 	{ .client = CLIENT, .front = FRONT, .node = NODE, .pod = POD, .e = (e_), .d = (d_), .sack = true, \
-	  .request_end = (seq_) - (e_) + 1, .slot = { .flags = STREAM, .client_next = (seq_), .pod_ack = (seq_), .agent_end = (seq_), .pod_next = (next_), \
+	  .request_end = (seq_) - (e_) + 1, .slot = { .flags = STREAM, .client_next = (seq_), .pod_ack = (seq_), \
+		.agent_end = (seq_), .pod_next = (next_), \
 		  .pod_start = (next_) } }
 
 static const struct connection wrapping = WRAPPING(0xfffffff0u, 0xffffff00u, 0x7u, 0x10u);
@@ -47,10 +48,12 @@ static const struct connection scale_7_9 = SCALED(7, 9), scale_0_7 = SCALED(0, 7
 /* Both ways: @from is what the client says, @to what the pod is told; then the other way round. */
 #define WINDOWS(text, connection, from, to, back_from, back_to) \
 	{ .name = text, .conn = connection, \
-	  .step = { { .in = C4(REQUEST_END, ANSWER, ACK, .window = from), .out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .window = to), \
+	  .step = { { .in = C4(REQUEST_END, ANSWER, ACK, .window = from), \
+		.out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .window = to), \
 			    .verdict = SEND, .why = { REASON_FORWARDED_UP } }, \
 		  { .in = P4(ANSWER_POD, REQUEST_END_POD, ACK, .window = back_from), \
-			  .out = PC4(ANSWER, REQUEST_END, ACK, .window = back_to), .verdict = SEND, .why = { REASON_FORWARDED_DOWN } } } }
+			  .out = PC4(ANSWER, REQUEST_END, ACK, .window = back_to), .verdict = SEND, \
+				.why = { REASON_FORWARDED_DOWN } } } }
 
 /* ---- SACK: from the client the blocks lie in the agent's numbers, from the pod in those of the agent's other socket ---- */
 
@@ -70,12 +73,15 @@ static const struct connection no_sack = { .client = CLIENT, .front = FRONT, .no
 #define NOPS8  1, 1, 1, 1, 1, 1, 1, 1
 #define SACKED_UP(text, connection, from, to) \
 	{ .name = text, .conn = connection, \
-	  .step = { { .in = C4(REQUEST_END, ANSWER, ACK, .options = from), .out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .options = to), \
+	  .step = { { .in = C4(REQUEST_END, ANSWER, ACK, .options = from), \
+		.out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .options = to), \
 		  .verdict = SEND, .why = { REASON_FORWARDED_UP } } } }
 
 static const struct fixture cases[] = {
-	UP_4("client to pod: ACK", C4(REQUEST_END, ANSWER, ACK, .window = 500), CP4(REQUEST_END_POD, ANSWER_POD, ACK, .window = 500)),
-	UP_6("client to pod: ACK, IPv6", C6(REQUEST_END, ANSWER, ACK, .window = 500), CP6(REQUEST_END_POD, ANSWER_POD, ACK, .window = 500)),
+	UP_4("client to pod: ACK", C4(REQUEST_END, ANSWER, ACK, .window = 500),
+		CP4(REQUEST_END_POD, ANSWER_POD, ACK, .window = 500)),
+	UP_6("client to pod: ACK, IPv6", C6(REQUEST_END, ANSWER, ACK, .window = 500),
+		CP6(REQUEST_END_POD, ANSWER_POD, ACK, .window = 500)),
 	UP_4("client to pod: payload", C4(REQUEST_END, ANSWER, PSH_ACK, .window = 500, .payload = TEXT("odd")),
 		CP4(REQUEST_END_POD, ANSWER_POD, PSH_ACK, .window = 500, .payload = TEXT("odd")),
 		.after = { .client_next = REQUEST_END_POD + 3 }),
@@ -94,50 +100,69 @@ static const struct fixture cases[] = {
 	DOWN_4("a repeated chunk takes no number back", P4(ANSWER_POD - 16, REQUEST_END_POD, ACK, .payload = TEXT("x")),
 		PC4(ANSWER - 16, REQUEST_END, ACK, .payload = TEXT("x")), .gap_us = GAP_US, .itl_bucket = GAP_BUCKET),
 	DOWN_4("all flags, the reserved bits and the urgent pointer go along",
-		P4(ANSWER_POD, REQUEST_END_POD, 0xe00 | WIRE_AE | WIRE_URG | WIRE_ECE | WIRE_CWR | ACK, .urgent = 9, .payload = TEXT(CHUNK)),
-		PC4(ANSWER, REQUEST_END, 0xe00 | WIRE_AE | WIRE_URG | WIRE_ECE | WIRE_CWR | ACK, .urgent = 9, .payload = TEXT(CHUNK)), AFTER_CHUNK),
+		P4(ANSWER_POD, REQUEST_END_POD, 0xe00 | WIRE_AE | WIRE_URG | WIRE_ECE | WIRE_CWR | ACK, .urgent = 9,
+			.payload = TEXT(CHUNK)),
+		PC4(ANSWER, REQUEST_END, 0xe00 | WIRE_AE | WIRE_URG | WIRE_ECE | WIRE_CWR | ACK, .urgent = 9,
+			.payload = TEXT(CHUNK)), AFTER_CHUNK),
 	UP_4("without ACK flag the acknowledgment number stays", C4(REQUEST_END, 12345, WIRE_PSH, .payload = TEXT("x")),
 		CP4(REQUEST_END_POD, 12345, WIRE_PSH, .payload = TEXT("x")), .after = { .client_next = REQUEST_END_POD + 1 }),
 
 	{ .name = "client to pod: both numbers wrap", .conn = &wrapping,
-	  .step = { { .in = C4(0x17, 0xffffff20, ACK, .payload = TEXT("xyz")), .out = CP4(0x7, 0x20, ACK, .payload = TEXT("xyz")), .verdict = SEND,
+	  .step = { { .in = C4(0x17, 0xffffff20, ACK, .payload = TEXT("xyz")),
+		.out = CP4(0x7, 0x20, ACK, .payload = TEXT("xyz")), .verdict = SEND,
 		  .why = { REASON_FORWARDED_UP }, .after = { .client_next = 0xa } } } },
 	{ .name = "pod to client: both numbers wrap", .conn = &wrapping,
 	  .step = { { .in = P4(0x110, 0x7, ACK), .out = PC4(0x10, 0x17, ACK), .verdict = SEND, .why = { REASON_FORWARDED_DOWN },
 		  .after = { .pod_next = 0x110 } } } },
 	{ .name = "the client's numbers in the slot grow past 2^32", .conn = &near_end,
-	  .step = { { .in = C4(0xffffffe8, 0x1c, ACK, .payload = TEXT("0123456789")), .out = CP4(0xfffffff8, 0xfffffffc, ACK, .payload = TEXT("0123456789")),
+	  .step = { { .in = C4(0xffffffe8, 0x1c, ACK, .payload = TEXT("0123456789")),
+		.out = CP4(0xfffffff8, 0xfffffffc, ACK, .payload = TEXT("0123456789")),
 		  .verdict = SEND, .why = { REASON_FORWARDED_UP }, .after = { .client_next = 2 } } } },
 	{ .name = "the pod's numbers in the slot grow past 2^32", .conn = &near_end,
-	  .step = { { .gap_us = GAP_US, .in = P4(0xfffffffc, 0x3, ACK, .payload = TEXT("01234567")), .out = PC4(0x1c, 0xfffffff3, ACK, .payload = TEXT("01234567")),
-		  .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, .after = { .pod_ack = 3, .pod_next = 4 }, .itl_bucket = GAP_BUCKET } } },
+	  .step = { { .gap_us = GAP_US, .in = P4(0xfffffffc, 0x3, ACK, .payload = TEXT("01234567")),
+		.out = PC4(0x1c, 0xfffffff3, ACK, .payload = TEXT("01234567")),
+		  .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, .after = { .pod_ack = 3, .pod_next = 4 },
+			.itl_bucket = GAP_BUCKET } } },
 
 	WINDOWS("windows: to a coarser scale, and back", &scale_7_9, 1000, 250, 250, 1000),
 	WINDOWS("windows: rounded down, and never up past what the field holds", &scale_7_9, 1003, 250, 0x4000, 0xffff),
 	WINDOWS("windows: too small for the scale", &scale_0_7, 127, 0, 0x1ff, 0xff80),
 	WINDOWS("windows: the largest scale against none", &scale_14_0, 1, 0x4000, 0xffff, 3),
+	{ .name = "windows: a SYN's is never scaled, nor are its options read as SACK", .conn = &scale_7_9,
+	  .step = { { .in = C4(77000, 0, WIRE_SYN, .window = 64000, .options = BYTES(1, 1, 5, 10, LOW_C, HIGH_C)),
+		  .out = CP4(77000 + E, 0, WIRE_SYN, .window = 64000, .options = BYTES(1, 1, 5, 10, LOW_C, HIGH_C)),
+		  .verdict = SEND, .why = { REASON_SYN_LIVE, REASON_FORWARDED_UP } } } },
 	WINDOWS("windows: closed ones stay closed", &scale_14_0, 0, 0, 0, 0),
 	WINDOWS("windows: the largest of all", &scale_14_0, 0xffff, 0xffff, 0x4000, 1),
 
 	SACKED_UP("SACK: a block behind two NOPs", &conn4, BYTES(1, 1, 5, 10, LOW_C, HIGH_C), BYTES(1, 1, 5, 10, LOW_P, HIGH_P)),
-	SACKED_UP("SACK: a block behind one NOP, padded", &conn4, BYTES(1, 5, 10, LOW_C, HIGH_C, 0), BYTES(1, 5, 10, LOW_P, HIGH_P, 0)),
-	SACKED_UP("SACK: two blocks", &conn4, BYTES(1, 1, 5, 18, LOW_C, HIGH_C, HIGH_C, LOW_C), BYTES(1, 1, 5, 18, LOW_P, HIGH_P, HIGH_P, LOW_P)),
+	SACKED_UP("SACK: a block behind one NOP, padded", &conn4, BYTES(1, 5, 10, LOW_C, HIGH_C, 0),
+		BYTES(1, 5, 10, LOW_P, HIGH_P, 0)),
+	SACKED_UP("SACK: two blocks", &conn4, BYTES(1, 1, 5, 18, LOW_C, HIGH_C, HIGH_C, LOW_C),
+		BYTES(1, 1, 5, 18, LOW_P, HIGH_P, HIGH_P, LOW_P)),
 	SACKED_UP("SACK: four blocks first of all", &conn4,
 		BYTES(5, 34, LOW_C, HIGH_C, LOW_C, LOW_C, HIGH_C, HIGH_C, LOW_C, HIGH_C, 1, 1),
 		BYTES(5, 34, LOW_P, HIGH_P, LOW_P, LOW_P, HIGH_P, HIGH_P, LOW_P, HIGH_P, 1, 1)),
 	SACKED_UP("SACK: not agreed to: blanked", &no_sack, BYTES(1, 1, 5, 10, LOW_C, HIGH_C), BYTES(1, 1, 1, 1, NOPS8)),
-	SACKED_UP("SACK: not agreed to, behind another option: only SACK is blanked", &no_sack, BYTES(3, 3, 7, 5, 10, LOW_C, HIGH_C, 1, 1, 1),
+	SACKED_UP("SACK: not agreed to, behind another option: only SACK is blanked", &no_sack,
+		BYTES(3, 3, 7, 5, 10, LOW_C, HIGH_C, 1, 1, 1),
 		BYTES(3, 3, 7, 1, 1, NOPS8, 1, 1, 1)),
-	SACKED_UP("SACK: a length that runs past the options is left alone", &conn4, BYTES(5, 18, LOW_C, HIGH_C, 1, 1), BYTES(5, 18, LOW_C, HIGH_C, 1, 1)),
-	SACKED_UP("SACK: behind the end of the list is none", &conn4, BYTES(1, 0, 5, 10, LOW_C, HIGH_C), BYTES(1, 0, 5, 10, LOW_C, HIGH_C)),
-	SACKED_UP("SACK: half a block is none", &conn4, BYTES(5, 14, LOW_C, HIGH_C, LOW_C, 1, 1), BYTES(5, 14, LOW_P, HIGH_P, LOW_C, 1, 1)),
+	SACKED_UP("SACK: a length that runs past the options is left alone", &conn4, BYTES(5, 18, LOW_C, HIGH_C, 1, 1),
+		BYTES(5, 18, LOW_C, HIGH_C, 1, 1)),
+	SACKED_UP("SACK: behind the end of the list is none", &conn4, BYTES(1, 0, 5, 10, LOW_C, HIGH_C),
+		BYTES(1, 0, 5, 10, LOW_C, HIGH_C)),
+	SACKED_UP("SACK: half a block is none", &conn4, BYTES(5, 14, LOW_C, HIGH_C, LOW_C, 1, 1),
+		BYTES(5, 14, LOW_P, HIGH_P, LOW_C, 1, 1)),
 	SACKED_UP("SACK: without blocks", &conn4, BYTES(5, 2, 1, 1), BYTES(5, 2, 1, 1)),
-	SACKED_UP("other options on data are left alone", &conn4, BYTES(1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8), BYTES(1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8)),
-	DOWN_4("SACK: the pod's, of the agent's numbers", P4(ANSWER_POD, REQUEST_END_POD, ACK, .options = BYTES(1, 1, 5, 10, LOW_EP, HIGH_EP)),
+	SACKED_UP("other options on data are left alone", &conn4, BYTES(1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8),
+		BYTES(1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8)),
+	DOWN_4("SACK: the pod's, of the agent's numbers", P4(ANSWER_POD, REQUEST_END_POD, ACK,
+		.options = BYTES(1, 1, 5, 10, LOW_EP, HIGH_EP)),
 		PC4(ANSWER, REQUEST_END, ACK, .options = BYTES(1, 1, 5, 10, LOW_E, HIGH_E))),
 	DOWN_6("SACK: the pod's, IPv6", P6(ANSWER_POD, REQUEST_END_POD, ACK, .options = BYTES(1, 1, 5, 10, LOW_EP, HIGH_EP)),
 		PC6(ANSWER, REQUEST_END, ACK, .options = BYTES(1, 1, 5, 10, LOW_E, HIGH_E))),
-	DOWN_4("SACK and payload", P4(ANSWER_POD, REQUEST_END_POD, ACK, .options = BYTES(1, 1, 5, 10, LOW_EP, HIGH_EP), .payload = TEXT(CHUNK)),
+	DOWN_4("SACK and payload", P4(ANSWER_POD, REQUEST_END_POD, ACK, .options = BYTES(1, 1, 5, 10, LOW_EP, HIGH_EP),
+		.payload = TEXT(CHUNK)),
 		PC4(ANSWER, REQUEST_END, ACK, .options = BYTES(1, 1, 5, 10, LOW_E, HIGH_E), .payload = TEXT(CHUNK)), AFTER_CHUNK),
 
 	{ .name = "no route to the pod: dropped", .conn = &conn4, .no_route = true,

@@ -86,7 +86,8 @@ void net_attach(const char *device, int ingress, int egress)
 int net_tap(const char *device)
 {
 	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)), on = 1;
-	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = (int)net_ifindex(device) };
+	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL),
+		.sll_ifindex = (int)net_ifindex(device) };
 	struct timeval second = { .tv_sec = 1 };
 
 	must(fd >= 0 && !bind(fd, (struct sockaddr *)&at, sizeof(at)), device);
@@ -112,7 +113,8 @@ int net_tun(const char *device)
 void net_send(int tap, const struct virtio_net_hdr *header, const uint8_t *frame, size_t n)
 {
 	static const struct virtio_net_hdr none;
-	struct iovec parts[] = { { (void *)(uintptr_t)(header ? header : &none), sizeof(*header) }, { (void *)(uintptr_t)frame, n } };
+	struct iovec parts[] = { { (void *)(uintptr_t)(header ? header : &none), sizeof(*header) },
+		{ (void *)(uintptr_t)frame, n } };
 
 	must(writev(tap, parts, 2) == (ssize_t)(n + sizeof(*header)) || errno == ENOBUFS, "send");
 }

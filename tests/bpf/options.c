@@ -123,9 +123,11 @@ static size_t lay_out_sack(uint8_t *options, size_t offset, size_t blocks, uint3
 static void run_sack(const struct connection *conn, bool down, size_t blocks, size_t offset)
 {
 	uint8_t from[OPTIONS_MAX], to[OPTIONS_MAX];
-	struct fixture up_fixture = { .conn = conn, .step = { { .in = C4(REQUEST_END, ANSWER, WIRE_ACK), .out = CP4(REQUEST_END_POD, ANSWER_POD, WIRE_ACK),
+	struct fixture up_fixture = { .conn = conn, .step = { { .in = C4(REQUEST_END, ANSWER, WIRE_ACK),
+		.out = CP4(REQUEST_END_POD, ANSWER_POD, WIRE_ACK),
 		.verdict = SEND, .why = { REASON_FORWARDED_UP } } } };
-	struct fixture down_fixture = { .conn = conn, .step = { { .in = P4(ANSWER_POD, REQUEST_END_POD, WIRE_ACK), .out = PC4(ANSWER, REQUEST_END, WIRE_ACK),
+	struct fixture down_fixture = { .conn = conn, .step = { { .in = P4(ANSWER_POD, REQUEST_END_POD, WIRE_ACK),
+		.out = PC4(ANSWER, REQUEST_END, WIRE_ACK),
 		.verdict = SEND, .why = { REASON_FORWARDED_DOWN } } } };
 	struct fixture *fixture = down ? &down_fixture : &up_fixture;
 	char name[64];

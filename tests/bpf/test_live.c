@@ -21,7 +21,7 @@
 enum { ACK = WIRE_ACK, TCP_HEADER = 20, CHECK_AT = 16, SEGMENT = 1000, BIG = 5000 };
 enum { STREAM = SLOT_ACKED | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING };
 
-static const char *const why_not_text = "SKIPPED: the programs on devices need CAP_BPF, CAP_NET_ADMIN and network namespaces";
+static const char *const why_not_text = "SKIPPED: the programs on devices need these and network namespaces";
 static bool is_ready;
 static int client, pod; /* taps on the far ends */
 
@@ -60,7 +60,8 @@ static size_t leave_checksum(uint8_t *frame, size_t n, struct virtio_net_hdr *he
 	uint32_t sum = ip[0] >> 4 == 4 ? wire_sum(0, ip + 12, 8) : wire_sum(0, ip + 8, 32);
 
 	wire_put16(frame + l4 + CHECK_AT, wire_sum(sum + IPPROTO_TCP + (uint32_t)(n - l4), NULL, 0));
-	*header = (struct virtio_net_hdr){ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = (uint16_t)l4, .csum_offset = CHECK_AT };
+	*header = (struct virtio_net_hdr){ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = (uint16_t)l4,
+		.csum_offset = CHECK_AT };
 	return l4;
 }
 
@@ -95,10 +96,14 @@ static void send_partial(const struct fixture *fixture, int from, int to, const 
 
 static void partial_checksums(void **state)
 {
-	const struct wire up4 = C4(REQUEST_END, ANSWER, ACK, .payload = TEXT("odd"), .options = BYTES(1, 1, 5, 10, 0, 0x0a, 0xae, 0xc5, 0, 0x0a, 0xaf, 0x29)),
-		up4_out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .payload = TEXT("odd"), .options = BYTES(1, 1, 5, 10, 0, 0, 8, 0x35, 0, 0, 8, 0x99)),
-		up6 = C6(REQUEST_END, ANSWER, ACK, .payload = TEXT("odd")), up6_out = CP6(REQUEST_END_POD, ANSWER_POD, ACK, .payload = TEXT("odd")),
-		down4 = P4(ANSWER_POD, REQUEST_END_POD, ACK, .payload = TEXT("x")), down4_out = PC4(ANSWER, REQUEST_END, ACK, .payload = TEXT("x")),
+	const struct wire up4 = C4(REQUEST_END, ANSWER, ACK, .payload = TEXT("odd"),
+		.options = BYTES(1, 1, 5, 10, 0, 0x0a, 0xae, 0xc5, 0, 0x0a, 0xaf, 0x29)),
+		up4_out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .payload = TEXT("odd"),
+			.options = BYTES(1, 1, 5, 10, 0, 0, 8, 0x35, 0, 0, 8, 0x99)),
+		up6 = C6(REQUEST_END, ANSWER, ACK, .payload = TEXT("odd")),
+			up6_out = CP6(REQUEST_END_POD, ANSWER_POD, ACK, .payload = TEXT("odd")),
+		down4 = P4(ANSWER_POD, REQUEST_END_POD, ACK, .payload = TEXT("x")),
+			down4_out = PC4(ANSWER, REQUEST_END, ACK, .payload = TEXT("x")),
 		down6 = P6(ANSWER_POD, REQUEST_END_POD, ACK), down6_out = PC6(ANSWER, REQUEST_END, ACK);
 
 	(void)state;
@@ -204,7 +209,8 @@ static void send_fragmented(const struct fixture *fixture, const struct wire *in
 
 static void headers_in_fragments(void **state)
 {
-	const struct wire in4 = C4(REQUEST_END, ANSWER, ACK), out4 = CP4(REQUEST_END_POD, ANSWER_POD, ACK), in6 = C6(REQUEST_END, ANSWER, ACK),
+	const struct wire in4 = C4(REQUEST_END, ANSWER, ACK), out4 = CP4(REQUEST_END_POD, ANSWER_POD, ACK),
+		in6 = C6(REQUEST_END, ANSWER, ACK),
 		out6 = CP6(REQUEST_END_POD, ANSWER_POD, ACK);
 
 	(void)state;
@@ -346,9 +352,11 @@ static void receive_l3(int tun, const struct fixture *fixture, const struct wire
 
 static void device_without_ethernet(void **state)
 {
-	const struct wire up4 = C4(REQUEST_END, ANSWER, ACK, .payload = TEXT("x")), up4_out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .payload = TEXT("x")),
+	const struct wire up4 = C4(REQUEST_END, ANSWER, ACK, .payload = TEXT("x")),
+		up4_out = CP4(REQUEST_END_POD, ANSWER_POD, ACK, .payload = TEXT("x")),
 		up6 = C6(REQUEST_END, ANSWER, ACK), up6_out = CP6(REQUEST_END_POD, ANSWER_POD, ACK),
-		down4 = P4(ANSWER_POD, REQUEST_END_POD, ACK, .payload = TEXT("x")), down4_out = PC4(ANSWER, REQUEST_END, ACK, .payload = TEXT("x")),
+		down4 = P4(ANSWER_POD, REQUEST_END_POD, ACK, .payload = TEXT("x")),
+			down4_out = PC4(ANSWER, REQUEST_END, ACK, .payload = TEXT("x")),
 		down6 = P6(ANSWER_POD, REQUEST_END_POD, ACK), down6_out = PC6(ANSWER, REQUEST_END, ACK);
 	int tun;
 

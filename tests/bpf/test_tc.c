@@ -7,7 +7,8 @@
 #include "tests/bpf/world.h"
 #include "tests/unit/test.h"
 
-static const struct fixtures *const tables[] = { &fixtures_parse, &fixtures_translate, &fixtures_close, &fixtures_agent, &fixtures_syn,
+static const struct fixtures *const tables[] = { &fixtures_parse, &fixtures_translate, &fixtures_close, &fixtures_agent,
+	&fixtures_syn,
 	&fixtures_straight, &fixtures_observe };
 
 /* Reasons that no packet brings about here, and why. */

@@ -87,7 +87,8 @@ static uint16_t ip_length(const struct wire *wire, size_t right)
 	return wire->ip_length_none ? 0 : (uint16_t)((int)right + wire->ip_length_add);
 }
 
-static size_t build_ipv4(uint8_t *out, const struct wire *wire, const struct address *from, const struct address *to, size_t tcp_len)
+static size_t build_ipv4(uint8_t *out, const struct wire *wire, const struct address *from, const struct address *to,
+	size_t tcp_len)
 {
 	size_t header = IPV4_HEADER + wire->ip_options * 4u;
 
@@ -105,7 +106,8 @@ static size_t build_ipv4(uint8_t *out, const struct wire *wire, const struct add
 	return header;
 }
 
-static size_t build_ipv6(uint8_t *out, const struct wire *wire, const struct address *from, const struct address *to, size_t tcp_len)
+static size_t build_ipv6(uint8_t *out, const struct wire *wire, const struct address *from, const struct address *to,
+	size_t tcp_len)
 {
 	size_t extension = wire->extension ? EXTENSION : 0;
 	uint8_t protocol = wire->protocol ? wire->protocol : IP_TCP;

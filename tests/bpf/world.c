@@ -13,7 +13,7 @@
 #include "build/bpf/llmd.skel.h"
 #include "lib/address.h"
 
-enum { CPUS_MAX = 1024, ENDPOINTS = 8, SMALL_MAP = 64, CAP_BPF_BIT = 39, CAP_NET_ADMIN_BIT = 12, CAP_SYS_ADMIN_BIT = 21 };
+enum { CPUS_MAX = 1024, ENDPOINTS = 8, SMALL_MAP = 64, CAP_BPF_BIT = 39, CAP_PERFMON_BIT = 38, CAP_NET_ADMIN_BIT = 12, CAP_SYS_ADMIN_BIT = 21 };
 enum { AFFINITY_TTL_S = 7200 };
 #define NS_PER_S UINT64_C(1000000000)
 
@@ -54,9 +54,9 @@ bool world_is_allowed(void)
 			break;
 	if (file)
 		fclose(file);
-	if (caps >> CAP_SYS_ADMIN_BIT & 1 || (caps >> CAP_BPF_BIT & 1 && caps >> CAP_NET_ADMIN_BIT & 1))
+	if (caps >> CAP_SYS_ADMIN_BIT & 1 || (caps >> CAP_BPF_BIT & 1 && caps >> CAP_PERFMON_BIT & 1 && caps >> CAP_NET_ADMIN_BIT & 1))
 		return true;
-	fprintf(stderr, "SKIPPED: the packet fixtures need CAP_BPF and CAP_NET_ADMIN\n");
+	fprintf(stderr, "SKIPPED: to load the programs takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN\n");
 	return false;
 }
 
@@ -272,14 +272,16 @@ bool world_takes_slot(void)
 {
 	uint32_t number = 0;
 
-	return !bpf_map_lookup_and_delete_elem(bpf_map__fd(world.bpf->maps.affinity_slots), NULL, &number) && number == STRAIGHT_SLOT;
+	return !bpf_map_lookup_and_delete_elem(bpf_map__fd(world.bpf->maps.affinity_slots), NULL,
+		&number) && number == STRAIGHT_SLOT;
 }
 
 /* ---- what a fixture says ---- */
 
 static void put_endpoint(uint32_t index, const char *pod, const char *node, const struct fixture *fixture)
 {
-	struct endpoint_entry entry = { .state = ENDPOINT_MAP_READY, .generation = ENDPOINT_GENERATION, .ifindex = world.pod_ifindex };
+	struct endpoint_entry entry = { .state = ENDPOINT_MAP_READY, .generation = ENDPOINT_GENERATION,
+		.ifindex = world.pod_ifindex };
 	struct front front = { 0 };
 	struct flow_key key;
 
@@ -391,7 +393,8 @@ static void put_handshake(const struct flow_key *key, const struct noted *noted)
 /* One slot in the queue, and the client's entry, made a moment ago. */
 static void put_affinity(const struct fixture *fixture, const struct flow_key *key)
 {
-	struct affinity_entry entry = { .generation = ENDPOINT_GENERATION, .expires_ns = world_now_ns() + 10 * NS_PER_S, .uses = 1 };
+	struct affinity_entry entry = { .generation = ENDPOINT_GENERATION, .expires_ns = world_now_ns() + 10 * NS_PER_S,
+		.uses = 1 };
 	bool ipv6 = (fixture->step[0].in.from[0] == '[') != (fixture->straight == STRAIGHT_OTHER_FAMILY);
 	struct slot slot = { .gen = STRAIGHT_GEN };
 	uint32_t number = STRAIGHT_SLOT;

@@ -55,7 +55,8 @@ static void random_packet(struct raw *raw, bool ipv6)
 {
 	uint8_t payload[24], options[40];
 	struct wire wire = { .from = ipv6 ? "[2001:db8::1]:1" : "1.2.3.4:1", .to = ipv6 ? "[2001:db8::2]:2" : "1.2.3.5:2",
-		.seq = random_number(), .ack = random_number(), .flags = (uint16_t)(random32() & 0xfff), .window = (uint16_t)random32(),
+		.seq = random_number(), .ack = random_number(), .flags = (uint16_t)(random32() & 0xfff),
+			.window = (uint16_t)random32(),
 		.options = { options, random_below(11) * 4 }, .payload = { payload, random_below(sizeof(payload)) } };
 	uint8_t *ip = raw->bytes + AT_ALIGNED + ETHERNET, *tcp;
 
@@ -208,7 +209,8 @@ static void cut_everywhere(void **state)
 
 			memcpy(copy + AT_ALIGNED, raw.bytes + AT_ALIGNED, n);
 			memset(&packet, 0, sizeof(packet));
-			assert_int_equal(packet_parse(&packet, copy + AT_ALIGNED, copy + AT_ALIGNED + n, ETHERNET, protocol, (uint32_t)n),
+			assert_int_equal(packet_parse(&packet, copy + AT_ALIGNED, copy + AT_ALIGNED + n, ETHERNET, protocol,
+				(uint32_t)n),
 				n < ETHERNET + (i & 1 ? 40 : 20) ? REASON_NOT_OURS : REASON_MALFORMED);
 			free(copy);
 		}
@@ -241,23 +243,33 @@ static size_t reference_parse(struct found *out, const uint8_t *options, size_t 
 	return found;
 }
 
-/* Kinds that mean something often enough, lengths that are right often enough. */
+/* Kinds that mean something, with their right lengths; 0 and 1 have none. */
+static const uint8_t kinds[][2] = { { 0, 0 }, { 1, 0 }, { 2, 4 }, { 3, 3 }, { 4, 2 }, { 5, 10 }, { 8, 10 }, { 19, 18 }, { 29, 16 },
+	{ 34, 10 }, { 253, 6 } };
+
+/* Mostly right. */
+static uint8_t random_length(size_t k)
+{
+	if (!random_below(10))
+		return (uint8_t)random_below(45);
+	return kinds[k][0] == 5 ? (uint8_t)(2 + 8 * random_below(5)) : kinds[k][1];
+}
+
+/* Return: how many bytes there are of them. */
 static size_t random_options(struct tcp_options *options)
 {
-	static const uint8_t kinds[] = { 0, 1, 2, 3, 4, 5, 8, 19, 29, 34, 253 };
-	static const uint8_t lengths[] = { 0, 1, 4, 3, 2, 10, 10, 18, 16, 10, 6 };
-	size_t n = random_below(11) * 4, at = 0, k;
+	size_t n = random_below(11) * 4, at = 0;
 
 	memset(options, 0, sizeof(*options));
 	random_fill(options->at, n);
 	while (at < n && random_below(20)) {
-		k = random_below(COUNT(kinds));
-		if (kinds[k] == 0 && random_below(4))
-			continue;
-		options->at[at] = kinds[k];
-		if (kinds[k] > 1 && at + 1 < n)
-			options->at[at + 1] = random_below(10) ? kinds[k] == 5 ? (uint8_t)(2 + 8 * random_below(5)) : lengths[k] : (uint8_t)random_below(45);
-		at += kinds[k] > 1 ? at + 1 < n && options->at[at + 1] ? options->at[at + 1] : 2u : 1u;
+		size_t k = random_below(4) ? 1 + random_below(COUNT(kinds) - 1) : random_below(COUNT(kinds));
+		uint8_t length = random_length(k);
+
+		options->at[at] = kinds[k][0];
+		if (kinds[k][0] > 1 && at + 1 < n)
+			options->at[at + 1] = length;
+		at += kinds[k][0] > 1 && length ? length : 1;
 	}
 	return n;
 }
@@ -374,8 +386,10 @@ static void status_lines(void **state)
 	static const struct {
 		const char *line;
 		uint32_t status;
-	} lines[] = { { "HTTP/1.1 200", 200 }, { "HTTP/1.0 404", 404 }, { "HTTP/1.1 000", 0 }, { "HTTP/1.1 999", 999 }, { "HTTP/1.1 20 ", 0 },
-		{ "HTTP/1.1 2/0", 0 }, { "HTTP/1.1 20:", 0 }, { "HTTP/1.12200", 0 }, { "TTTP/1.1 200", 0 }, { "data: {}\n\n\n", 0 } };
+	} lines[] = { { "HTTP/1.1 200", 200 }, { "HTTP/1.0 404", 404 }, { "HTTP/1.1 000", 0 }, { "HTTP/1.1 999", 999 },
+		{ "HTTP/1.1 20 ", 0 },
+		{ "HTTP/1.1 2/0", 0 }, { "HTTP/1.1 20:", 0 }, { "HTTP/1.12200", 0 }, { "TTTP/1.1 200", 0 },
+			{ "data: {}\n\n\n", 0 } };
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(lines); i++)

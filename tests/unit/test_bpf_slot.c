@@ -131,7 +131,8 @@ static void begin(struct life *life)
 	memset(life, 0, sizeof(*life));
 	life->client_base = random_below(2) ? random_below(UINT32_MAX) : (uint32_t)-(now + random_below(FAR));
 	life->pod_base = random_below(2) ? random_below(UINT32_MAX) : (uint32_t)-(now + random_below(FAR));
-	*model = (struct model){ .pod_ack = now - random_below(3) * 100, .pod_next = now, .pod_start = now, .client_next = now, .agent_end = now,
+	*model = (struct model){ .pod_ack = now - random_below(3) * 100, .pod_next = now, .pod_start = now,
+		.client_next = now, .agent_end = now,
 		.request_end = now, .client_isn = 90000 };
 	if (model->pod_ack == now && random_below(2))
 		model->flags = SLOT_ACKED;
@@ -151,7 +152,8 @@ static uint64_t near(uint64_t expected)
 
 static void say(struct said *said, uint64_t own_next, uint64_t other_next, uint32_t isn)
 {
-	static const uint8_t flags[] = { TCP_ACK, TCP_ACK, TCP_ACK, TCP_ACK, TCP_ACK, TCP_FIN | TCP_ACK, TCP_FIN | TCP_ACK, TCP_RST, TCP_RST | TCP_ACK,
+	static const uint8_t flags[] = { TCP_ACK, TCP_ACK, TCP_ACK, TCP_ACK, TCP_ACK, TCP_FIN | TCP_ACK, TCP_FIN | TCP_ACK,
+		TCP_RST, TCP_RST | TCP_ACK,
 		TCP_SYN, 0 };
 
 	*said = (struct said){ .seq = near(own_next), .ack = near(other_next), .len = random_below(2) ? random_below(1500) : 0,
@@ -172,7 +174,8 @@ static enum reason client_says(struct life *life, const struct said *said)
 
 static enum reason pod_says(struct life *life, const struct said *said)
 {
-	struct packet packet = { .seq = (uint32_t)said->seq + life->pod_base, .ack = (uint32_t)said->ack + life->client_base, .len = said->len,
+	struct packet packet = { .seq = (uint32_t)said->seq + life->pod_base,
+		.ack = (uint32_t)said->ack + life->client_base, .len = said->len,
 		.flags = said->flags };
 
 	return slot_from_pod(&life->slot, &packet);
@@ -229,7 +232,8 @@ static void live(struct life *life, size_t met[REASON_N])
 
 static void lives_agree_with_the_model(void **state)
 {
-	static const enum reason all[] = { REASON_NONE, REASON_SYN_REPEATED, REASON_SYN_LIVE, REASON_SYN_REUSED, REASON_SYNACK_STALE, REASON_ORPHAN,
+	static const enum reason all[] = { REASON_NONE, REASON_SYN_REPEATED, REASON_SYN_LIVE, REASON_SYN_REUSED,
+		REASON_SYNACK_STALE, REASON_ORPHAN,
 		REASON_ACK_TO_AGENT, REASON_CLOSE_TO_AGENT };
 	size_t met[REASON_N] = { 0 };
 	struct life life;
@@ -248,9 +252,11 @@ static void agent_to_pod(void **state)
 {
 	(void)state;
 	for (uint32_t bits = 0; bits < 32; bits++) {
-		bool acked = bits & 1, agent_fin = bits & 2, fin = bits & 4, rst = bits & 8, payload = bits & 16, strip, muted, alien_fin = fin && !agent_fin;
+		bool acked = bits & 1, agent_fin = bits & 2, fin = bits & 4, rst = bits & 8, payload = bits & 16, strip,
+			muted, alien_fin = fin && !agent_fin;
 		struct slot slot = { .flags = agent_fin ? SLOT_AGENT_FIN : 0, .pod_ack = 7, .agent_end = acked ? 7 : 8 };
-		struct packet packet = { .flags = (uint8_t)(TCP_ACK | (fin ? TCP_FIN : 0) | (rst ? TCP_RST : 0)), .len = payload };
+		struct packet packet = { .flags = (uint8_t)(TCP_ACK | (fin ? TCP_FIN : 0) | (rst ? TCP_RST : 0)),
+			.len = payload };
 
 		muted = slot_from_agent_to_pod(&slot, &packet, &strip) == REASON_MUTED_POD_SIDE;
 		assert_int_equal(muted, acked || rst || (alien_fin && !payload));
