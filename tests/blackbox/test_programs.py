@@ -16,7 +16,9 @@ ROOT = os.path.join(os.path.dirname(__file__), "../..")
 
 
 def call(program, *args, env=None):
-    return subprocess.run([f"{BUILD}/{program}", *args], capture_output=True, text=True, timeout=20, env={**os.environ, **(env or {})})
+    """Options that the tests' own environment sets (LLMD_TRACE) do not count."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("LLMD_")}
+    return subprocess.run([f"{BUILD}/{program}", *args], capture_output=True, text=True, timeout=20, env={**plain, **(env or {})})
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
