@@ -15,12 +15,15 @@ CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
 LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
 comma := ,
+say = @mkdir -p $(@D) && printf '  %-5s %s\n' $(1) $(2)
 
 include sources.mk
 
 PROGRAMS := $(addprefix $(B)/,llmd-agent $(TOOLS))
 CORE := $(LIB:%=$(B)/obj/lib/%.o) $(AGENT:%=$(B)/obj/agent/%.o)
-TESTS := $(UNIT:%=$(B)/unit/test_%) $(B)/bpf/test_tc $(B)/bpf/test_live
+UNIT_TESTS := $(UNIT:%=$(B)/unit/test_%)
+MAPS_TESTS := $(addprefix $(B)/maps/test_,contents errors watch)
+TESTS := $(UNIT_TESTS) $(MAPS_TESTS) $(B)/bpf/test_tc $(B)/bpf/test_live
 FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 
 .PHONY: all deps demo check check-unit check-fuzz check-net fuzz bench install fmt help clean
@@ -53,15 +56,12 @@ fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 	$(Q)scripts/fuzz $(or $(FUZZ_SECONDS),600) $(FUZZERS)
 
 bench: all build/bench/decide ## measure; see bench/README.md
-	$(Q)scripts/install-deps test
-	$(Q)bench/setup
-	$(Q)build/bench/decide
-	$(Q)bench/run
+	$(Q)scripts/install-deps test && bench/setup && build/bench/decide && bench/run
 
-install: all ## into DESTDIR and PREFIX: programs, manual pages, a systemd unit
+install: all ## into DESTDIR and PREFIX: programs, manual pages, completion, a systemd unit
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(addprefix build/man/,$(filter %.1,$(MAN)))
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(addprefix build/man/,$(filter %.8,$(MAN)))
+	for page in $(MAN); do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${page##*.} build/man/$$page || exit 1; done
+	install -D -m 644 tools/maps/llmd-maps.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/llmd-maps
 	sed 's|@bindir@|$(PREFIX)/bin|' deploy/systemd/llmd-agent.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/llmd-agent.service
 
 fmt: ## format all C files
@@ -74,73 +74,60 @@ clean: ## remove build/
 	rm -rf build
 
 $(B)/libcore.a: $(CORE)
-	@echo "  AR    $@"
+	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
 $(B)/llmd-agent: $(B)/obj/agent/main.o $(B)/libcore.a
 $(B)/llmd-sim: $(SIM:%=$(B)/obj/tools/sim/%.o) $(B)/libcore.a
-$(B)/llmd-load: LDLIBS += -lcurl
 $(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/obj/tools/sim/cache.o $(B)/libcore.a
-$(PROGRAMS):
-	@echo "  LD    $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-
-LOAD_PARTS := $(B)/obj/tools/load/sse.o $(B)/obj/tools/load/quantile.o $(B)/obj/tools/load/trace.o $(B)/obj/tools/sim/cache.o
-$(B)/unit/test_load: $(LOAD_PARTS)
+$(B)/llmd-maps: $(B)/obj/tools/maps/main.o $(MAPS:%=$(B)/obj/tools/maps/%.o) $(B)/libcore.a
 $(B)/unit/test_bpf_lib: $(B)/obj/tests/bpf/wire.o
-$(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
-	@mkdir -p $(@D)
-	@echo "  LD    $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libcore.a -lcmocka $(LDLIBS)
-
-$(B)/obj/tests/bpf/world.o: build/bpf/llmd.skel.h
+$(B)/unit/test_load: $(addprefix $(B)/obj/tools/,load/sse.o load/quantile.o load/trace.o sim/cache.o)
+$(B)/unit/test_maps: $(MAPS:%=$(B)/obj/tools/maps/%.o)
+$(UNIT_TESTS): $(B)/unit/test_%: $(B)/obj/tests/unit/test_%.o $(B)/libcore.a
 $(B)/bpf/test_live: $(LIVE:%=$(B)/obj/tests/bpf/%.o)
 $(B)/bpf/test_tc: $(TC:%=$(B)/obj/tests/bpf/%.o)
-$(B)/bpf/test_%: $(B)/obj/tests/bpf/test_%.o $(B)/libcore.a
-	@mkdir -p $(@D)
-	@echo "  LD    $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libcore.a -lcmocka $(LDLIBS)
-
+$(B)/bpf/test_live $(B)/bpf/test_tc: $(B)/bpf/%: $(B)/obj/tests/bpf/%.o $(B)/libcore.a
+$(MAPS_TESTS): $(B)/maps/test_%: $(B)/obj/tests/maps/test_%.o $(B)/obj/tests/maps/fixture.o $(B)/libcore.a | $(B)/llmd-maps
+$(TESTS): private LDLIBS += -lcmocka
+$(addprefix $(B)/,llmd-load llmd-maps unit/test_maps) build/fuzz/fuzz_maps: private LDLIBS += -lcurl
 build/bench/decide: build/obj/bench/decide.o build/libcore.a
-	@mkdir -p $(@D)
-	@echo "  LD    $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(NET:%=build/net/%): build/net/%: build/obj/tests/net/%.o
 
-$(B)/obj/agent/attach.o $(B)/obj/agent/datapath.o $(B)/obj/agent/sockops.o: build/bpf/llmd.skel.h
+$(sort $(PROGRAMS) $(TESTS) $(NET:%=build/net/%) build/bench/decide):
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 
-build/net/%: build/obj/tests/net/%.o
-	@mkdir -p $(@D)
-	@echo "  LD    $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^
+$(addprefix $(B)/obj/,agent/attach.o agent/datapath.o agent/sockops.o tests/bpf/world.o $(MAPS_TESTS:$(B)/%=tests/%.o) \
+	tests/maps/fixture.o): build/bpf/llmd.skel.h
 
 $(B)/obj/%.o: %.c
-	@mkdir -p $(@D)
-	@echo "  CC    $<"
+	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 # The BPF programs, linked to one object, which the skeleton carries into the agent. The same for every CPU of a byte order.
 build/bpf/%.bpf.o: bpf/%.bpf.c
-	@mkdir -p $(@D)
-	@echo "  BPF   $<"
+	$(call say,BPF,$<)
 	$(Q)$(CLANG) -O2 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -target bpf -mcpu=v3 -MMD -MP \
 		-I/usr/include/$(shell $(CC) -dumpmachine) -c -o $@ $<
 
 build/bpf/llmd.skel.h: $(BPF:%=build/bpf/%.bpf.o)
-	@echo "  SKEL  $@"
+	$(call say,SKEL,$@)
 	$(Q)$(BPFTOOL) gen object build/bpf/llmd.linked.o $^
 	$(Q)$(BPFTOOL) gen skeleton build/bpf/llmd.linked.o name llmd_bpf >$@.new && mv $@.new $@
 
 # Fuzz targets: all of the code under test is instrumented, so it is built once more, with clang.
 FUZZ_FLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 build/fuzz/obj/%.o: %.c
-	@mkdir -p $(@D)
+	$(call say,CC,$<)
 	$(Q)$(CLANG) $(CPPFLAGS) -std=gnu11 -Wall -Wextra -Werror -Wno-missing-field-initializers $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c -o $@ $<
 
+build/fuzz/fuzz_maps: $(MAPS:%=build/fuzz/obj/tools/maps/%.o)
 build/fuzz/fuzz_mirror: $(MIRROR:%=build/fuzz/obj/agent/%.o)
 build/fuzz/fuzz_sse: build/fuzz/obj/tools/load/sse.o
 build/fuzz/fuzz_trace: build/fuzz/obj/tools/load/trace.o
 build/fuzz/fuzz_%: build/fuzz/obj/tests/fuzz/fuzz_%.o $(LIB:%=build/fuzz/obj/lib/%.o) $(FUZZED:%=build/fuzz/obj/agent/%.o)
-	@echo "  FUZZ  $@"
+	$(call say,FUZZ,$@)
 	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 build/man/%: $(PROGRAMS)

@@ -63,6 +63,16 @@ int address_parse(struct address *out, const char *text)
 	return 0;
 }
 
+int address_parse_ip(struct address *out, const char *text)
+{
+	struct address parsed = { 0 };
+
+	if (parse_ip(text, strlen(text), strchr(text, ':') != NULL, parsed.ip))
+		return -EINVAL;
+	*out = parsed;
+	return 0;
+}
+
 const char *address_format_ip(const struct address *address, char text[ADDRESS_TEXT_MAX])
 {
 	bool v4 = address_is_ipv4(address);

@@ -17,6 +17,9 @@ struct address {
 /** address_parse() - "1.2.3.4:80" or "[::1]:80"; no names. Return: 0 or -EINVAL, @out then unchanged. */
 int address_parse(struct address *out, const char *text);
 
+/** address_parse_ip() - "1.2.3.4" or "::1", port 0. Return: 0 or -EINVAL, @out then unchanged. */
+int address_parse_ip(struct address *out, const char *text);
+
 /** address_format() - writes the form that address_parse() reads. Return: @text. */
 const char *address_format(const struct address *address, char text[ADDRESS_TEXT_MAX]);
 

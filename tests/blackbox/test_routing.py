@@ -101,6 +101,24 @@ def test_admin_port(run, sim):
     assert agent.json("/v1/decisions?last=1")[0]["reason"] == "session_lost"
 
 
+def maps_tool(agent, *words):
+    return subprocess.run([f"{BUILD}/llmd-maps", "endpoint", *words, "--admin", f"127.0.0.1:{agent.admin}"], capture_output=True, text=True)
+
+
+def test_llmd_maps_drains(run, sim):
+    endpoints = sim(2)
+    agent = run(Agent, endpoints)
+    agent.ready(2)
+    done = maps_tool(agent, "drain", "-j", endpoints[0])
+    assert done.returncode == 0 and json.loads(done.stdout)["state"] == "draining", done.stderr
+    assert {pod_of(agent) for _ in range(8)} == {endpoints[1]}
+    done = maps_tool(agent, "undrain", endpoints[0])
+    assert done.returncode == 0 and f"{endpoints[0]}\n" in done.stdout, done.stderr
+    agent.ready(2)
+    done = maps_tool(agent, "drain", "[2001:db8::1]:80")
+    assert done.returncode == 1 and "answered 404: no such endpoint" in done.stderr and not done.stdout
+
+
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian package prometheus) is not installed")
 def test_metrics_are_valid(run, sim):
     agent = run(Agent, sim(2))

@@ -176,6 +176,24 @@ static void addresses(void **state)
 			fail_msg("%s was taken", wrong[i]);
 }
 
+static void addresses_without_port(void **state)
+{
+	static const char *const right[] = { "1.2.3.4", "::1", "2001:db8::1" };
+	static const char *const wrong[] = { "", ":", "1.2.3", "1.2.3.4:80", "[::1]", "host", "1.2.3.4 ", "::1%eth0" };
+	struct address address;
+	char text[ADDRESS_TEXT_MAX];
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(right); i++) {
+		assert_int_equal(address_parse_ip(&address, right[i]), 0);
+		assert_string_equal(address_format_ip(&address, text), right[i]);
+		assert_int_equal(address.port_be, 0);
+	}
+	for (size_t i = 0; i < COUNT(wrong); i++)
+		if (!address_parse_ip(&address, wrong[i]))
+			fail_msg("%s was taken", wrong[i]);
+}
+
 static struct json_object *logged_json(const char *value)
 {
 	static char line[2 * LOG_LINE_MAX], quoted[2 * LOG_LINE_MAX];
@@ -235,6 +253,7 @@ int main(void)
 		cmocka_unit_test(options_refused),
 		cmocka_unit_test(help_and_manual_name_all),
 		cmocka_unit_test(addresses),
+		cmocka_unit_test(addresses_without_port),
 		cmocka_unit_test(log_lines_are_json),
 		cmocka_unit_test(histograms),
 	};
