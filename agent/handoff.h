@@ -11,7 +11,7 @@
 
 struct exchange;
 
-/* What became of a request that was to be handed over, or why it was relayed; a metrics label. X(NAME, "name", "meaning") */
+/* What became of a request that was to be handed over, or why it was relayed; a metrics label. X(NAME, "text", "meaning") */
 #define HANDOFF_RESULTS(X) \
 	X(HANDED, "handed", "handed over") \
 	X(OFF, "off", "no kernel data path, or --handoff never") \

@@ -204,7 +204,7 @@ struct event_record {
 };
 
 /*
- * Why a packet was not simply passed: index into map "counters". X(NAME, "name", "meaning")
+ * Why a packet was not simply passed: index into map "counters". X(NAME, "text", "meaning")
  */
 #define LLMD_REASONS(X) \
 	X(NONE, "none", "Not counted: goes on to the next step.") \
