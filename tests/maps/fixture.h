@@ -13,7 +13,7 @@
 #include "include/llmd/abi.h"
 #include "tests/unit/test.h"
 
-enum { FLOW_ENTRIES = 64, SLOT_ENTRIES = 32, SESSION_ENTRIES = 4096 };
+enum { FLOW_ENTRIES = 64, SLOT_ENTRIES = 32, SESSION_ENTRIES = 16384 };
 
 /** struct fixture - @root: a directory of ours; @dir: the pin directory below it; @program: how to run llmd-maps. */
 struct fixture {

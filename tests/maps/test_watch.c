@@ -7,6 +7,7 @@
 #include <pty.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { WAIT_MS = 20000, SCREEN_MAX = 1 << 20 };
@@ -112,12 +113,18 @@ static void terminal_wait_for(struct terminal *terminal, const char *wanted)
 			fail_msg("no %s in %s", wanted, terminal->text);
 }
 
+/* To its end, which must come by itself. */
 static void terminal_close(struct terminal *terminal)
 {
+	time_t begun = time(NULL);
 	int status;
 
-	while (terminal_read(terminal))
-		;
+	while (terminal_read(terminal)) {
+		if (time(NULL) - begun < WAIT_MS / 1000)
+			continue;
+		kill(terminal->pid, SIGKILL);
+		fail_msg("does not end");
+	}
 	assert_int_equal(waitpid(terminal->pid, &status, 0), terminal->pid);
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		fail_msg("status %x after %s", status, terminal->text);

@@ -107,7 +107,7 @@ static bool key_ends(void)
 	char key;
 
 	while (read(STDIN_FILENO, &key, 1) == 1)
-		if (key == 'z' || key == 'Q')
+		if (key == 'q' || key == 'Q')
 			return true;
 	return false;
 }
