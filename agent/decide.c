@@ -129,12 +129,12 @@ struct choice {
 	struct decider *decider;
 	const struct decide_request *request;
 	uint64_t model_hash;
-	double worth, full_load, per_full_load, per_block;
+	double worth, full_load, per_full_load, per_block, tokens_per_block;
 	uint32_t prompt_tokens, n_usable;
 	bool knows_prompt;
 };
 
-static bool is_candidate(const struct choice *choice, uint32_t i)
+static inline bool is_candidate(const struct choice *choice, uint32_t i)
 {
 	const uint8_t *excluded = choice->request->excluded;
 
@@ -149,8 +149,7 @@ static double load_of(const struct choice *choice, uint32_t i)
 
 static uint32_t uncached_tokens(const struct choice *choice, uint32_t i)
 {
-	const struct decide_config *config = &choice->decider->config;
-	double cached = choice->decider->depth[i] * (config->prefix_block_bytes / config->bytes_per_token);
+	double cached = choice->decider->depth[i] * choice->tokens_per_block;
 
 	return cached < choice->prompt_tokens ? (uint32_t)(choice->prompt_tokens - cached) : 0;
 }
@@ -185,8 +184,11 @@ static double cheapness_of(const struct choice *choice, uint32_t i)
 	return -cost_of(choice, i);
 }
 
-/* The candidate with the highest value among those that hold @min_depth blocks, a random one of equals; -ENOENT. */
-static int best_of(struct choice *choice, double (*value_of)(const struct choice *, uint32_t), uint32_t min_depth)
+/*
+ * The candidate with the highest value among those that hold @min_depth blocks, a random one of equals; -ENOENT. Inline,
+ * so that @value_of is no call for each of a thousand.
+ */
+static inline __attribute__((always_inline)) int best_of(struct choice *choice, double (*value_of)(const struct choice *, uint32_t), uint32_t min_depth)
 {
 	double best = -INFINITY;
 	uint32_t equals = 0;
@@ -274,10 +276,16 @@ static int bound_endpoint(const struct choice *choice, uint64_t now_ms, bool *wa
 /* Unless what is ahead there weighs more than what a move would make others compute again. */
 static int unless_saturated(struct choice *choice, int preferred, enum decision_reason then, enum decision_reason *reason)
 {
-	int cheapest = best_of(choice, cheapness_of, 0);
-	double ahead = choice->decider->inflight[preferred] - choice->decider->inflight[cheapest];
-	double recompute = (double)uncached_tokens(choice, (uint32_t)cheapest) - uncached_tokens(choice, (uint32_t)preferred);
+	double inflight = choice->decider->inflight[preferred], uncached = uncached_tokens(choice, (uint32_t)preferred);
+	double ahead, recompute;
+	int cheapest;
 
+	/* Then not even one with nothing in flight and all cached would be cheaper by enough: it is not looked for. */
+	if (inflight + RECOMPUTE_WEIGHT * uncached <= SATURATION_TOKENS)
+		return preferred;
+	cheapest = best_of(choice, cheapness_of, 0);
+	ahead = inflight - choice->decider->inflight[cheapest];
+	recompute = uncached_tokens(choice, (uint32_t)cheapest) - uncached;
 	if (ahead <= RECOMPUTE_WEIGHT * recompute + SATURATION_TOKENS)
 		return preferred;
 	*reason = then;
@@ -404,6 +412,7 @@ int decide(struct decider *decider, const struct decide_request *request, uint64
 		.request = request,
 		.model_hash = endpoint_model_hash(request->model),
 		.worth = exp2(decider->epoch_ms ? -half_lives_since_epoch(decider, now_ms) : 0),
+		.tokens_per_block = decider->config.prefix_block_bytes / decider->config.bytes_per_token,
 		.prompt_tokens = tokens < UINT32_MAX ? (uint32_t)ceil(tokens) : UINT32_MAX,
 		.knows_prompt = request->prompt_bytes,
 	};

@@ -13,7 +13,7 @@ static double now_s(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now); /* whoever else the machine works for */
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 

@@ -102,10 +102,8 @@ static int pod_start(struct pod *pod, struct event_base *base, const struct sim_
 	struct timespec now;
 	int err;
 
-	if (address_parse(&pod->address, address)) {
-		fprintf(stderr, "llmd-sim: --listen: \"%s\" is not valid: must be ADDR:PORT\n", address);
+	if (address_parse(&pod->address, address))
 		return -EINVAL;
-	}
 	clock_gettime(CLOCK_REALTIME, &now);
 	pod->started_s = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 	pod->base = base;
@@ -123,6 +121,23 @@ static int pod_start(struct pod *pod, struct event_base *base, const struct sim_
 	if (err)
 		fprintf(stderr, "llmd-sim: cannot listen on %s: %s\n", address, strerror(-err));
 	return err;
+}
+
+static int check_listen(const struct string_list *listen)
+{
+	struct address address;
+
+	if (!listen->n) {
+		fprintf(stderr, "llmd-sim: --listen: at least one is needed\n");
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < listen->n; i++) {
+		if (address_parse(&address, listen->item[i])) {
+			fprintf(stderr, "llmd-sim: --listen: \"%s\" is not valid: must be ADDR:PORT\n", listen->item[i]);
+			return -EINVAL;
+		}
+	}
+	return 0;
 }
 
 static void on_signal(evutil_socket_t fd, short what, void *arg)
@@ -154,10 +169,8 @@ int main(int argc, char **argv)
 
 	if (options_parse(&program, argc, argv, &config, NULL))
 		return EXIT_USAGE;
-	if (!config.listen.n) {
-		fprintf(stderr, "llmd-sim: --listen: at least one is needed\n");
+	if (check_listen(&config.listen))
 		return EXIT_USAGE;
-	}
 	if (!config.models.n)
 		config.models.item[config.models.n++] = "sim";
 	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
@@ -172,10 +185,9 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	for (size_t i = 0; i < config.listen.n; i++) {
 		struct pod *pod = calloc(1, sizeof(*pod));
-		int err = pod ? pod_start(pod, base, &config, config.listen.item[i]) : -ENOMEM;
 
-		if (err)
-			return err == -EINVAL ? EXIT_USAGE : EXIT_FAILURE;
+		if (!pod || pod_start(pod, base, &config, config.listen.item[i]))
+			return EXIT_FAILURE;
 	}
 	event_base_dispatch(base);
 	return EXIT_SUCCESS;
