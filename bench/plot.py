@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 import report  # noqa: E402
 
-COLUMNS = 2
+COLUMNS, LOG_FROM = 2, 15
 COLOURS = {"direct": "#888888", "kernel": "#0b6e4f", "relay": "#2a9d8f"}
 
 
@@ -22,19 +22,21 @@ def panel(axes, row, samples, targets):
     errors = [[m - low for m, (low, _) in zip(middles, spreads)], [high - m for m, (_, high) in zip(middles, spreads)]]
     axes.barh(shown, middles, xerr=errors, capsize=3, color=[COLOURS.get(target, "#c8ad7f") for target in shown])
     axes.invert_yaxis()
-    axes.set_title(row.title, fontsize=9, loc="left")
+    axes.set_title(row.title, fontsize=8, loc="left")
+    if min(middles) > 0 and max(middles) > LOG_FROM * min(middles):
+        axes.set_xscale("log")
     axes.set_xlabel(row.unit, fontsize=8)
     axes.tick_params(labelsize=8)
     base = report.median(samples, row.key, "direct")
     for y, (target, middle) in enumerate(zip(shown, middles)):
         if target != "direct" and base and row.compare == "ratio":
-            axes.annotate(f"{middle / base:.2f}x", (0, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.text(1.01, y, f"{middle / base:.2f}x", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
 
 
 def main():
     with open(sys.argv[1]) as file:
         results = json.load(file)
-    rows = [row for row in report.ROWS if row.key in results["samples"]]
+    rows = [row for row in report.ROWS if len(results["samples"].get(row.key, {})) > 1]
     height = 0.28 * len(results["targets"]) + 1.0
     count = math.ceil(len(rows) / COLUMNS)
     figure, axes = plt.subplots(count, COLUMNS, figsize=(13, height * count), squeeze=False, layout="constrained")
