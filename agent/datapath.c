@@ -59,7 +59,7 @@ struct datapath {
 	bool leaving; /* nothing more is handed over */
 };
 
-enum { RELEASE_TRY_MS = 5 };
+enum { RELEASE_TRY_MS = 5, LOCK_TRIES = 10, LOCK_PAUSE_US = 5000 };
 
 const char *datapath_map_name(enum datapath_map map)
 {
@@ -216,8 +216,12 @@ static int take_lock(struct datapath *datapath)
 	datapath->lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (datapath->lock < 0)
 		return -errno;
-	if (!flock(datapath->lock, LOCK_EX | LOCK_NB))
-		return 0;
+	/* Whoever only asks whether an agent is here (llmd-maps) holds it for a moment. */
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (!flock(datapath->lock, LOCK_EX | LOCK_NB))
+			return 0;
+		usleep(LOCK_PAUSE_US);
+	}
 	log_error("another agent has the pin directory", "dir=%s", dir);
 	return -EBUSY;
 }
