@@ -65,6 +65,7 @@ install: all ## into DESTDIR and PREFIX: programs, manual pages, completion, a s
 	sed 's|@bindir@|$(PREFIX)/bin|' deploy/systemd/llmd-agent.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/llmd-agent.service
 
 fmt: ## format all C files
+	$(Q)scripts/install-deps test
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
 help: ## this list

@@ -90,9 +90,10 @@ class Agent(Process):
 class Pod:
     """A pod whose behaviour is a function of the connection; it gets the socket and the request's bytes."""
 
-    def __init__(self, behave):
+    def __init__(self, behave, endpoint="127.0.0.1:0"):
         self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind((endpoint.split(":")[0], int(endpoint.split(":")[1])))
         self.socket.listen(64)
         self.endpoint = "127.0.0.1:%d" % self.socket.getsockname()[1]
         self.behave, self.requests = behave, []

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routing with simulated pods: the openai package unmodified, sessions, the admin port, a trace."""
+import http.client
 import json
 import os
 import shutil
 import subprocess
+import threading
 import urllib.request
 
 import openai
 import pytest
-from conftest import BUILD, Agent, wait_for
+from conftest import BUILD, Agent, Pod, answer, free_port, wait_for
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 40
 
@@ -61,6 +63,47 @@ def test_openai_package_sees_failures(run, sim):
         list(client_of(agent, max_retries=0).chat.completions.create(**ask, stream=True))
     assert "incomplete" in str(error.value) or "peer closed" in str(error.value) or "Connection" in type(error.value).__name__ + str(error.value)
     agent.idle()
+
+
+def test_openai_package_retries(run):
+    """Once the pod is overloaded, once there is no pod: the client comes back by itself, the second time after Retry-After."""
+    body = json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "here"}}]}).encode()
+    statuses = [b"503 Service Unavailable"]
+    pod = run(Pod, lambda c, r: c.sendall(answer(body, *(statuses and [statuses.pop()]))))
+    ask = dict(model="m", messages=[{"role": "user", "content": "hi"}])
+    assert client_of(run(Agent, [pod.endpoint]), max_retries=2).chat.completions.create(**ask).choices[0].message.content == "here"
+    assert len(pod.requests) == 2
+    late = f"127.0.0.1:{free_port()}"
+    agent = run(Agent, [late])
+    wait_for(lambda: agent.get("/readyz")[0] == 503, "not ready")
+    start = threading.Timer(0.3, lambda: run(Pod, lambda c, r: c.sendall(answer(body)), late))
+    start.start()
+    assert client_of(agent, max_retries=3).chat.completions.create(**ask).choices[0].message.content == "here"
+    start.join()
+
+
+@pytest.mark.parametrize("kind", ["refuse", "hang"])
+def test_pods_that_refuse_or_hang(run, sim, kind):
+    endpoints = sim(2, "--model", "m")
+    agent = run(Agent, endpoints)
+    agent.ready(2)
+    ask = dict(model="m", messages=[{"role": "user", "content": "hi"}], max_tokens=5)
+    control = http.client.HTTPConnection(endpoints[0])  # a pod that refuses keeps what is connected
+    control.request("POST", "/sim/fault", json.dumps({"fault": kind}))
+    assert control.getresponse().read() == b""
+    slow = 0
+    for i in range(6):
+        try:
+            client_of(agent, max_retries=0).with_options(timeout=0.5).chat.completions.create(**ask, extra_headers={"X-Session-ID": str(i)})
+        except openai.APITimeoutError:
+            slow += 1
+    assert slow == 0 if kind == "refuse" else 0 < slow < 6
+    agent.idle()  # the clients that gave up are noticed
+    control.request("POST", "/sim/fault", json.dumps({"fault": "none"}))
+    assert control.getresponse().read() == b""
+    control.close()
+    agent.ready(2)
 
 
 def pod_of(agent, headers=(), **body):

@@ -162,6 +162,7 @@ static struct event_base *new_base(void)
 
 int main(int argc, char **argv)
 {
+	static struct pod *pods[STRING_LIST_MAX]; /* for the life of the process */
 	static struct sim_config config;
 	struct event_base *base;
 	struct event *term, *interrupt;
@@ -184,7 +185,7 @@ int main(int argc, char **argv)
 	if (!term || !interrupt || event_add(term, NULL) || event_add(interrupt, NULL))
 		return EXIT_FAILURE;
 	for (size_t i = 0; i < config.listen.n; i++) {
-		struct pod *pod = calloc(1, sizeof(*pod));
+		struct pod *pod = pods[i] = calloc(1, sizeof(*pod));
 
 		if (!pod || pod_start(pod, base, &config, config.listen.item[i]))
 			return EXIT_FAILURE;
