@@ -50,14 +50,15 @@ static bool in_table(struct http_text name, const struct http_text *table)
 }
 
 /* CGI-style back ends take x_forwarded_for for X-Forwarded-For. */
-static bool equal_folded(struct http_text name, struct http_text other)
+static bool begins_folded(struct http_text name, const char *with)
 {
-	if (name.len != other.len)
-		return false;
-	for (size_t i = 0; i < name.len; i++) {
-		char c = name.at[i] == '_' ? '-' : name.at[i];
+	for (size_t i = 0; with[i]; i++) {
+		char c;
 
-		if (strncasecmp(&c, &other.at[i], 1))
+		if (i == name.len)
+			return false;
+		c = name.at[i] == '_' ? '-' : name.at[i];
+		if (strncasecmp(&c, &with[i], 1))
 			return false;
 	}
 	return true;
@@ -89,13 +90,12 @@ static bool is_nominated(const struct http_head *head, struct http_text name)
 
 static bool is_own_name(struct http_text name)
 {
-	static const struct http_text own[] = { NAME("x-prefiller-host-port"), NAME("X-Forwarded-For"), NAME("X-Forwarded-Host"),
-		NAME("X-Forwarded-Proto"), NAME("X-Forwarded-Port"), NAME("X-Forwarded-Server"), NAME("Forwarded"), NAME("X-Real-IP") };
+	static const char *const own[] = { "x-prefiller-host-port", "Forwarded", "X-Real-IP" };
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
-		if (equal_folded(name, own[i]))
+		if (name.len == strlen(own[i]) && begins_folded(name, own[i]))
 			return true;
-	return false;
+	return begins_folded(name, "X-Forwarded-");
 }
 
 static void put_field(struct writer *writer, const struct http_field *field)

@@ -166,6 +166,7 @@ static void reads_what_it_says(void **state)
 static void rewrites_a_request(void **state)
 {
 	const char *text = "POST http://h/x HTTP/1.0\r\nHost: a\r\nConnection: X-Drop, Content-Length\r\nX-Drop: 1\r\nx_forwarded_for: 6.6.6.6\r\n"
+			   "X-Forwarded-Client-Cert: x\r\nx-forwarded-: x\r\nforwarded: for=x\r\nX_Real_IP: x\r\nX-Forward: 2\r\n"
 			   "X-Prefiller-Host-Port: e\r\nKeep-Alive: 5\r\nTE: gzip\r\nExpect: 100-continue\r\nContent-Length: 3\r\nX-Keep: 1\r\n\r\n";
 	struct http_head_scan scan = { 0 };
 	enum http_rule rule;
@@ -178,7 +179,7 @@ static void rewrites_a_request(void **state)
 	n = http_request_rewrite(&head, "1.2.3.4", "x-request-id: r\r\n", true, out, sizeof(out) - 1);
 	assert_true(n > 0);
 	out[n] = '\0';
-	assert_string_equal(out, "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nX-Keep: 1\r\nX-Forwarded-For: 1.2.3.4\r\nx-request-id: r\r\n"
+	assert_string_equal(out, "POST /x HTTP/1.1\r\nHost: h\r\nX-Forward: 2\r\nContent-Length: 3\r\nX-Keep: 1\r\nX-Forwarded-For: 1.2.3.4\r\nx-request-id: r\r\n"
 				 "Connection: close\r\n\r\n");
 	assert_int_equal(http_request_rewrite(&head, "1.2.3.4", "", false, out, 40), -ENOBUFS);
 }
