@@ -176,6 +176,25 @@ static const char *content_key(enum api api)
 	return "prompt";
 }
 
+/* Elsewhere the system text is one of the messages, and a member of that name is not looked at by servers. */
+static const char *system_key(enum api api)
+{
+	switch (api) {
+	case API_MESSAGES:
+		return "system";
+	case API_RESPONSES:
+		return "instructions";
+	case API_CHAT_COMPLETIONS:
+	case API_EMBEDDINGS:
+	case API_COMPLETIONS:
+	case API_TOKENIZE:
+	case API_OTHER:
+	case API_N:
+		break;
+	}
+	return NULL;
+}
+
 /* vLLM renders a chat for these, too. */
 static bool also_takes_messages(enum api api)
 {
@@ -184,11 +203,13 @@ static bool also_takes_messages(enum api api)
 
 static enum use use_of_top_member(struct prompt_scanner *scanner, const char *key, size_t len)
 {
+	const char *system = system_key(scanner->api);
+
 	scanner->in_metadata = is_key(key, len, "metadata");
 	if (is_key(key, len, content_key(scanner->api)) ||
 		(also_takes_messages(scanner->api) && is_key(key, len, "messages")))
 		return use_section(scanner, SECTION_CONTENT);
-	if (is_key(key, len, "system") || is_key(key, len, "instructions"))
+	if (system && is_key(key, len, system))
 		return use_section(scanner, SECTION_SYSTEM);
 	if (is_key(key, len, "tools"))
 		return use_section(scanner, SECTION_TOOLS);

@@ -59,14 +59,17 @@ static void put_string(struct other_way *out, const char *data, size_t len)
 
 static void put_value(struct other_way *out, struct json_object *value);
 
-/* Of the members that stand for text no API has two in one object: their order is the only one that shows. */
-static bool has_two_texts(struct json_object *object)
-{
-	struct json_object *ignored;
+/* Members of which no API takes two in one object: the text of a part, the prompt of a request. Their order shows. */
+static const char *const texts[] = { "content", "text", "output", NULL };
+static const char *const prompts[] = { "messages", "prompt", "input", NULL };
 
-	return json_object_object_get_ex(object, "content", &ignored) + json_object_object_get_ex(object, "text", &ignored) +
-		       json_object_object_get_ex(object, "output", &ignored) >
-	       1;
+static bool has_two(struct json_object *object, const char *const *names)
+{
+	int n = 0;
+
+	for (; *names; names++)
+		n += json_object_object_get_ex(object, *names, NULL);
+	return n > 1;
 }
 
 static void put_object(struct other_way *out, struct json_object *object)
@@ -74,7 +77,7 @@ static void put_object(struct other_way *out, struct json_object *object)
 	const char *key[64];
 	size_t n = 0;
 
-	out->inexact |= json_object_object_length(object) > 64 || has_two_texts(object);
+	out->inexact |= json_object_object_length(object) > 64 || has_two(object, texts) || has_two(object, prompts);
 	if (out->inexact)
 		return;
 	json_object_object_foreach (object, name, value) {

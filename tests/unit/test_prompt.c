@@ -55,6 +55,8 @@ static const struct {
 	  "{\"messages\":[{\"content\":[{\"image_url\":{\"detail\":\"low\",\"url\":\"" TEXT "\"},\"type\":\"image_url\"},{\"text\":\"" TEXT "\",\"type\":\"text\"}],\"role\":\"user\"}]}" },
 	{ "a chat to embed", API_EMBEDDINGS, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}",
 	  "{\"messages\":[{\"content\":\"" TEXT "\",\"role\":\"user\"}],\"model\":\"m\"}" },
+	{ "another API's system text", API_CHAT_COMPLETIONS, "{\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}",
+	  "{\"system\":\"x\",\"instructions\":\"y\",\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}" },
 	{ "settings", API_RESPONSES, "{\"instructions\":\"" TEXT "\",\"input\":\"" TEXT "\"}",
 	  "{\"temperature\":0.5,\"input\":\"" TEXT "\",\"metadata\":{\"x\":\"" TEXT "\"},\"instructions\":\"" TEXT "\"}" },
 };
