@@ -292,9 +292,12 @@ static void on_end(struct prompt_scanner *scanner)
 
 static void capture(struct captured *captured, const char *data, size_t len)
 {
-	if (len >= sizeof(captured->text) - captured->len) {
+	size_t room = sizeof(captured->text) - captured->len;
+
+	/* The first bytes are kept all the same: they seed the hashes, which must not depend on how a body was cut. */
+	if (len > room) {
 		captured->too_long = true;
-		return;
+		len = room;
 	}
 	memcpy(captured->text + captured->len, data, len);
 	captured->len += (uint32_t)len;

@@ -171,6 +171,24 @@ static void finds_the_fields(void **state)
 	assert_string_equal(facts.session_key, "");
 }
 
+/* A name that does not fit is none, but seeds the hashes by what fits, however it comes. */
+static void bounds_the_fields(void **state)
+{
+	static char body[4000];
+	uint64_t whole;
+
+	(void)state;
+	snprintf(body, sizeof(body), "{\"prompt\":\"" TEXT "\",\"model\":\"%01500d\",\"session_id\":\"%01500d\"}", 7, 7);
+	scan(API_COMPLETIONS, body);
+	assert_string_equal(facts.model, "");
+	assert_string_equal(facts.session_key, "");
+	whole = blocks[0];
+	for (size_t step = 1; step < 100; step += 7) {
+		scan_cut(API_COMPLETIONS, body, step);
+		assert_true(facts.n_blocks && blocks[0] == whole);
+	}
+}
+
 static void says_what_it_did_not_understand(void **state)
 {
 	char deep[400] = "{\"messages\":";
@@ -208,6 +226,7 @@ int main(void)
 		cmocka_unit_test(different_prompts),
 		cmocka_unit_test(a_turn_is_a_prefix_of_the_next),
 		cmocka_unit_test(finds_the_fields),
+		cmocka_unit_test(bounds_the_fields),
 		cmocka_unit_test(says_what_it_did_not_understand),
 		cmocka_unit_test(knows_the_paths),
 	};
