@@ -49,11 +49,15 @@ struct prefix_index {
 	struct lru lru[ENDPOINT_MAX];
 };
 
+/* Accesses are all over the place: with small pages much of a decision would be the translation of addresses. */
 static void *reserve(size_t size)
 {
 	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	return memory == MAP_FAILED ? NULL : memory;
+	if (memory == MAP_FAILED)
+		return NULL;
+	madvise(memory, size, MADV_HUGEPAGE);
+	return memory;
 }
 
 static void release(void *memory, size_t size)
@@ -87,10 +91,14 @@ struct prefix_index *prefix_index_new(uint64_t max)
 	index->pair_buckets = reserve(buckets_size(index));
 	index->blocks = reserve(max * sizeof(*index->blocks));
 	index->pairs = reserve(max * sizeof(*index->pairs));
-	if (index->block_buckets && index->pair_buckets && index->blocks && index->pairs)
-		return index;
-	prefix_index_free(index);
-	return NULL;
+	if (!index->block_buckets || !index->pair_buckets || !index->blocks || !index->pairs) {
+		prefix_index_free(index);
+		return NULL;
+	}
+	/* The first few prompts would touch all of these: better the start takes the time than a request. */
+	memset(index->block_buckets, 0, buckets_size(index));
+	memset(index->pair_buckets, 0, buckets_size(index));
+	return index;
 }
 
 void prefix_index_free(struct prefix_index *index)
