@@ -5,7 +5,7 @@
  * Why not a library: request bodies are read on the way to the first token, up to 64 MiB of them, while they arrive. The
  * push parsers that Debian has either build a tree of the whole body (json-c, yyjson) or look at strings byte by byte and
  * are no longer maintained (yajl). Here plain runs within strings, which is nearly all of a prompt, are found 16 bytes
- * at a time and reported in place. bench/json_scan compares; tests/fuzz/fuzz_json.c holds it against json-c.
+ * at a time and reported in place. tests/fuzz/fuzz_json.c holds it against json-c.
  *
  * One state machine over bytes; a container's kind is a bit in a word, so depth is bounded by its width.
  */
