@@ -14,15 +14,39 @@ def text(name):
         return f.read()
 
 
-@pytest.mark.parametrize("header, unexplained", [("include/llmd/abi.h", {"none", "not_ours"}), ("agent/handoff.h", set())])
-def test_every_reason_is_explained(header, unexplained):
-    names = {label for name, label in re.findall(r'X\(([A-Z0-9_]+), "([a-z0-9_]+)", "', text(header)) if name != "NAME"} - unexplained
+def names_of(header):
+    """Labels of the X() list of a header, in its order: lines of their own, so that the comment above it does not count."""
+    return re.findall(r'^\tX\([A-Z0-9_]+, "([a-z0-9_]+)", "', text(header), re.M)
+
+
+def test_every_reason_of_a_packet_is_explained_under_its_number():
+    names = names_of("include/llmd/abi.h")
+    assert len(names) > 20
+    explained = re.findall(r"^\| (\d+) \| `(\w+)` \| \S", text("docs/troubleshooting.md"), re.M)
+    assert explained == [(str(number), name) for number, name in enumerate(names)]
+
+
+def test_every_result_of_a_handoff_is_explained():
+    names = names_of("agent/handoff.h")
     assert len(names) > 10
-    assert names <= set(re.findall(r"^\| `(\w+)` \|", text("docs/reasons.md"), re.M))
+    for document in ("docs/troubleshooting.md", "docs/architecture.md"):
+        missing = [name for name in names if f"`{name}`" not in text(document)]
+        assert not missing, document
+
+
+def anchors(path):
+    """Of the headings, as GitHub makes them."""
+    with open(path) as f:
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", f.read(), re.M)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links(document):
     here = os.path.dirname(f"{ROOT}/{document}")
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text(document)):
-        assert link.startswith("http") or os.path.exists(os.path.join(here, link)), link
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text(document))
+    for link, anchor in links:
+        if link.startswith("http"):
+            continue
+        path = os.path.join(here, link) if link else f"{ROOT}/{document}"
+        assert os.path.exists(path), link
+        assert not anchor or anchor in anchors(path), f"{link}#{anchor}"
