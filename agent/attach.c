@@ -138,6 +138,14 @@ bool attach_has(const struct attach *attach, uint32_t ifindex)
 	return false;
 }
 
+bool attach_was(const struct attach *attach, uint32_t ifindex)
+{
+	char path[PIN_PATH_MAX];
+
+	return !access(link_path(path, attach->config->pin_dir, "ingress", ifindex), F_OK) ||
+	       !access(link_path(path, attach->config->pin_dir, "filter", ifindex), F_OK);
+}
+
 int attach_device(struct attach *attach, const struct netlink_device *device)
 {
 	struct llmd_bpf *bpf = attach->bpf;

@@ -29,6 +29,9 @@ void attach_free(struct attach *attach);
 int attach_device(struct attach *attach, const struct netlink_device *device);
 bool attach_has(const struct attach *attach, uint32_t ifindex);
 
+/** attach_was() - whether an earlier agent has left its programs on the device. */
+bool attach_was(const struct attach *attach, uint32_t ifindex);
+
 /** attach_keep_only() - forgets devices that are gone. @present: tells. */
 void attach_keep_only(struct attach *attach, bool (*present)(void *ctx, uint32_t ifindex), void *ctx);
 

@@ -278,6 +278,19 @@ int datapath_open(struct agent *agent, struct datapath **out)
 	return must || err == -EBUSY ? err : 0;
 }
 
+/* The kernel does not know that a port is in use once its connection has been handed over. */
+static void warn_of_overlap(const struct config *config)
+{
+	FILE *file = fopen("/proc/sys/net/ipv4/ip_local_port_range", "re");
+	unsigned low, high;
+
+	if (file && fscanf(file, "%u %u", &low, &high) == 2 && config->port_range.low <= high && low <= config->port_range.high)
+		log_warn("ports overlap", "port_range=%u-%u ip_local_port_range=%u-%u", config->port_range.low, config->port_range.high,
+			low, high);
+	if (file)
+		fclose(file);
+}
+
 int datapath_start(struct datapath *datapath)
 {
 	int err = flow_table_new(datapath->agent, datapath, &datapath->flows);
@@ -288,6 +301,7 @@ int datapath_start(struct datapath *datapath)
 		datapath->agent->config.port_range.high);
 	if (err)
 		return err;
+	warn_of_overlap(&datapath->agent->config);
 	devices_watch_endpoints(datapath->devices);
 	devices_refresh(datapath->devices);
 	flow_table_adopt(datapath->flows);

@@ -2,7 +2,8 @@
 /*
  * See devices.h.
  *
- * Attached are the devices that have an address (uplinks, bridges) and those that lead to a pod; a device of another kind
+ * Attached are the devices that have an address (uplinks, bridges), those that lead to a pod, and those that an earlier agent
+ * has left its programs on; a device of another kind
  * (the veth of a pod that is a client) when the first connection has come in through it. Fronts are the --listen addresses,
  * for a wildcard every address of the node; the address of a service, which is translated before it reaches the agent, is
  * learnt from the first connection that comes that way. The connection that teaches is relayed.
@@ -229,7 +230,7 @@ static void take_device(void *ctx, const struct netlink_device *device)
 
 	if (devices->n < DEVICES_MAX)
 		devices->at[devices->n++] = *device;
-	if (is_of_use(device) && device->has_address)
+	if (is_of_use(device) && (device->has_address || attach_was(devices->attach, device->ifindex)))
 		attach_device(devices->attach, device);
 }
 

@@ -131,6 +131,7 @@ static void exchange_release(struct exchange *exchange, unsigned status)
 void exchange_hand_over(struct exchange *exchange)
 {
 	exchange->upstream = NULL;
+	metrics_bytes(exchange->client->agent->metrics, exchange->bytes_up, 0);
 	exchange_free(exchange);
 }
 

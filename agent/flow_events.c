@@ -17,6 +17,7 @@
 
 #include "agent/flow_private.h"
 #include "agent/handoff.h"
+#include "agent/prober.h"
 
 enum { POLL_MS = 10, LINGER_MS = 1000, SWEEP_S = 60, SWEEP_MIN = 256 };
 
@@ -29,12 +30,22 @@ void flow_arm_tick(struct flow_table *table)
 		evtimer_add(table->tick, &poll);
 }
 
+/* Straight connections meet no agent that would notice that their pod does not answer. */
+static void suspect_pod(struct flow_table *table, uint32_t index)
+{
+	const struct slot *slot = &table->slots[index];
+
+	if (slot->flags & SLOT_AFFINITY && !(slot->flags & SLOT_HEAD))
+		prober_suspect(table->agent->prober, slot->endpoint);
+}
+
 void flow_linger(struct flow_table *table, uint32_t index)
 {
 	struct flow_local *local = &table->local[index];
 
 	if (local->lingers)
 		return;
+	suspect_pod(table, index);
 	flow_count_end(table, index);
 	local->lingers = true;
 	local->due_ms = agent_now_ms() + LINGER_MS;
@@ -115,12 +126,16 @@ static void sweep_slot(struct flow_table *table, uint32_t index, uint64_t now)
 {
 	struct slot *slot = &table->slots[index];
 	uint64_t idle_ns = table->agent->config.idle_timeout_ms * 1000000;
+	uint64_t connect_ns = table->agent->config.connect_timeout_ms * 1000000;
 
 	if (slot->state == SLOT_FREE || table->local[index].lingers || table->local[index].owner)
 		return;
 	if (slot->flags & SLOT_ENDED) {
 		table->counts.events_lost++;
 		flow_linger(table, index);
+	} else if (slot->flags & SLOT_AFFINITY && !slot->packets_down && now > slot->begun_ns + connect_ns) {
+		suspect_pod(table, index);
+		flow_close(table, index); /* the client's next SYN may find another pod */
 	} else if (now > slot->last_ns + idle_ns) {
 		table->counts.idle++;
 		flow_reset(table, index, "idle");

@@ -5,6 +5,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/utsname.h>
@@ -21,6 +22,21 @@ static bool may_bpf(void)
 	if (fd >= 0)
 		close(fd);
 	return fd >= 0;
+}
+
+/* Which TC programs the verifier takes depends on it; the kernel says no more than EACCES. CAP_SYS_ADMIN has it, too. */
+static bool may_perfmon(void)
+{
+	FILE *file = fopen("/proc/self/status", "re");
+	unsigned long long capabilities = 0;
+	char line[256];
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "CapEff: %llx", &capabilities) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return capabilities & (1ull << CAP_PERFMON | 1ull << CAP_SYS_ADMIN);
 }
 
 static bool has_tc(void)
@@ -61,6 +77,7 @@ static const struct feature {
 } features[] = {
 	{ "maps", "CAP_BPF", may_bpf, true },
 	{ "tc_programs", "CAP_BPF and CAP_NET_ADMIN", has_tc, true },
+	{ "perfmon", "CAP_PERFMON", may_perfmon, true },
 	{ "redirect_neigh", "Linux 5.10", has_redirect_neigh, true },
 	{ "ring_buffer", "Linux 5.8", has_ringbuf, true },
 	{ "queue_map", "Linux 4.20", has_queue, true },

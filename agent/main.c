@@ -109,6 +109,10 @@ static void drain(evutil_socket_t fd, short what, void *arg)
 	agent->draining = true;
 	log_info("draining", "connections=%lu", (unsigned long)agent->n_clients);
 	listeners_close(process->listeners);
+	if (agent->datapath) { /* a successor may start from now on */
+		admin_free(process->admin);
+		process->admin = NULL;
+	}
 	close_mirror(agent);
 	datapath_release(agent->datapath);
 	clients_close_idle(agent);
@@ -198,7 +202,6 @@ static int init_loop(struct agent *agent)
 
 static int init_secret(struct agent *agent)
 {
-	randombytes_buf(&agent->request_ids, sizeof(agent->request_ids));
 	if (*agent->config.session_secret_file)
 		return session_secret_load(agent->session_secret, agent->config.session_secret_file);
 	session_secret_random(agent->session_secret);
@@ -212,6 +215,7 @@ static int settle_secret(struct agent *agent)
 	struct control *control = agent->datapath ? datapath_control(agent->datapath) : NULL;
 	int err;
 
+	randombytes_buf(&agent->request_ids, sizeof(agent->request_ids));
 	if (control && !*agent->config.session_secret_file && memcmp(control->session_secret, none, sizeof(none))) {
 		memcpy(agent->session_secret, control->session_secret, sizeof(agent->session_secret));
 		return 0;

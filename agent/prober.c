@@ -138,6 +138,15 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
+void prober_suspect(struct prober *prober, uint32_t index)
+{
+	struct probe *probe = &prober->at[index];
+	enum endpoint_state state = prober->agent->endpoints->at[index].state;
+
+	if (probe->fd < 0 && (state == ENDPOINT_STARTING || state == ENDPOINT_READY))
+		probe_dial(probe);
+}
+
 void prober_endpoint_failed(struct prober *prober, uint32_t index, int err)
 {
 	struct probe *probe = &prober->at[index];

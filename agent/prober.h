@@ -12,6 +12,9 @@ struct prober;
 struct prober *prober_new(struct agent *agent);
 void prober_free(struct prober *prober);
 
+/** prober_suspect() - something the agent took no part in did not reach it: dials it now, whatever its state. */
+void prober_suspect(struct prober *prober, uint32_t index);
+
 /** prober_endpoint_failed() - connecting failed: marks the endpoint down and looks after it. @err: negative errno. */
 void prober_endpoint_failed(struct prober *prober, uint32_t index, int err);
 

@@ -146,6 +146,8 @@ static __always_inline enum reason slot_pod_synack(struct slot *slot, const stru
 /* The request is not acknowledged, and nothing has come back: the client knows nothing of this pod yet. */
 static __always_inline bool slot_pod_gives_up(const struct slot *slot, const struct packet *packet)
 {
+	if (packet->flags & TCP_ACK && seq_at_or_after(packet->ack, slot->agent_end))
+		return false;
 	return packet->flags & (TCP_RST | TCP_FIN) && !packet->len && !slot_has_acked(slot) && slot->pod_next == slot->pod_start;
 }
 
