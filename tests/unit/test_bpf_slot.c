@@ -88,7 +88,8 @@ static enum reason model_pod_close(struct model *model, const struct said *said,
 	*is_over = true;
 	if (said->flags & TCP_SYN)
 		return model_is_acked(model) ? REASON_SYNACK_STALE : REASON_ACK_TO_AGENT;
-	if (said->flags & (TCP_RST | TCP_FIN) && !said->len && !model_is_acked(model) && model->pod_next == model->pod_start)
+	if (said->flags & (TCP_RST | TCP_FIN) && !said->len && !model_is_acked(model) && model->pod_next == model->pod_start &&
+		!(said->flags & TCP_ACK && said->ack >= model->agent_end))
 		return REASON_CLOSE_TO_AGENT;
 	if (said->flags & TCP_RST && said->seq == model->pod_next)
 		model->flags |= SLOT_RESET;
