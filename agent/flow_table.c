@@ -142,6 +142,7 @@ int flow_open(struct flow_table *table, const struct flow_spec *spec, struct exc
 		return err;
 	}
 	*out = index;
+	flow_arm_tick(table);
 	return 0;
 }
 

@@ -39,7 +39,7 @@
 #include "agent/handoff_prepare.h"
 #include "agent/upstream.h"
 
-enum { MSS_LEAST = 1220, LARGE_REQUEST = 32 * 1024 };
+enum { MSS_LEAST = 1220, LARGE_REQUEST = 32 * 1024, UNSEEN_PAUSE_MS = 1000 };
 
 static const char *const result_names[] = {
 #define HANDOFF_RESULT_NAME(name, text, meaning) text,
@@ -198,6 +198,25 @@ static void end_with_answer(struct exchange *exchange)
 	exchange_close_head(exchange, exchange->client->agent->config.keepalive == KEEPALIVE_CLOSE);
 }
 
+/*
+ * Kept connections may be from before the programs were attached: then a fresh one will do, and the others are of no use. If
+ * that is not seen either (address translation on the way), it is left alone for a while.
+ */
+static bool redial_unseen(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	uint32_t endpoint = exchange->upstream->endpoint;
+	uint64_t *unseen_ms = &agent->handoffs.unseen_ms[endpoint], now_ms = agent_now_ms();
+
+	if (exchange->handoff.redialled)
+		*unseen_ms = now_ms;
+	if (*unseen_ms && now_ms - *unseen_ms < UNSEEN_PAUSE_MS)
+		return false;
+	exchange->handoff.redialled = true;
+	upstream_pool_forget(agent->upstreams, endpoint);
+	return true;
+}
+
 int handoff_begin(struct exchange *exchange)
 {
 	enum handoff_result result = handoff_is_wanted(exchange);
@@ -209,6 +228,8 @@ int handoff_begin(struct exchange *exchange)
 	exchange->handoff.begun_us = agent_now_us();
 	result = handoff_prepare(exchange, &spec, &client);
 	if (result == HANDOFF_MSS && redial(exchange, &client))
+		return -EAGAIN;
+	if (result == HANDOFF_UNSEEN_POD && redial_unseen(exchange))
 		return -EAGAIN;
 	if (result != HANDOFF_HANDED)
 		return relayed(exchange, result);

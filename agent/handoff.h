@@ -43,6 +43,7 @@ const char *handoff_result_name(enum handoff_result result);
 /** struct handoff_stats - @duration: from the choice of a connected pod connection to both entries in. */
 struct handoff_stats {
 	uint64_t result[HANDOFF_RESULT_N];
+	uint64_t unseen_ms[LLMD_ENDPOINT_MAX]; /* when even a fresh connection to the endpoint was not seen by the programs */
 	uint64_t long_answers; /* relayed, and longer than HANDOFF_LONG_ANSWER */
 	struct histogram duration;
 };

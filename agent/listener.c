@@ -6,8 +6,10 @@
 #include "agent/listener.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -155,9 +157,34 @@ int listeners_new(struct agent *agent, struct listeners **out)
 	return err;
 }
 
+void listeners_hold(struct listeners *listeners)
+{
+	/* A socket's filter sees the packet from its TCP header on; byte 13 has the flags. */
+	static struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TH_SYN, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, 0),
+		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+	};
+	const struct sock_fprog drop_syn = { sizeof(code) / sizeof(code[0]), code };
+
+	for (unsigned i = 0; i < listeners->n; i++)
+		setsockopt(listeners->fd[i], SOL_SOCKET, SO_ATTACH_FILTER, &drop_syn, sizeof(drop_syn));
+}
+
+/* At most as many as the queue holds. */
+static void accept_rest(struct listeners *listeners, int fd)
+{
+	struct pollfd waiting = { .fd = fd, .events = POLLIN };
+
+	for (int i = 0; i < BACKLOG / ACCEPT_BURST && poll(&waiting, 1, 0) == 1 && !listeners->paused; i++)
+		on_connection(fd, EV_READ, listeners);
+}
+
 void listeners_close(struct listeners *listeners)
 {
 	for (unsigned i = 0; i < listeners->n; i++) {
+		accept_rest(listeners, listeners->fd[i]);
 		event_free(listeners->event[i]);
 		close(listeners->fd[i]);
 	}

@@ -9,7 +9,10 @@ struct listeners;
 /** listeners_new() - listens on all of --listen. Return: 0, or -errno after a log line that names the address. */
 int listeners_new(struct agent *agent, struct listeners **out);
 
-/** listeners_close() - no more connections; those that wait in the queue are reset by the kernel. */
+/** listeners_hold() - new SYNs are dropped, to come again; connections that are being opened still come. */
+void listeners_hold(struct listeners *listeners);
+
+/** listeners_close() - accepts what waits in the queue, then no more. */
 void listeners_close(struct listeners *listeners);
 void listeners_free(struct listeners *listeners);
 

@@ -133,6 +133,7 @@ static void on_terminate(evutil_socket_t fd, short what, void *arg)
 		return;
 	}
 	process->terminating = true;
+	listeners_hold(process->listeners);
 	if (agent->datapath)
 		datapath_hold_syns(agent->datapath, HOLD_MS);
 	event_base_once(agent->base, -1, EV_TIMEOUT, drain, process, &grace);

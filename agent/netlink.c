@@ -91,7 +91,6 @@ static int device_parse(const struct nlmsghdr *nlh, struct netlink_device *out)
 {
 	const struct nlattr *table[IFLA_MTU + 1] = { 0 };
 	const struct ifinfomsg *link = mnl_nlmsg_get_payload(nlh);
-	unsigned up = IFF_UP | IFF_RUNNING;
 
 	if (nlh->nlmsg_type != RTM_NEWLINK || !netlink_message_holds(nlh, sizeof(*link)) || link->ifi_index <= 0)
 		return -EPROTO;
@@ -102,7 +101,7 @@ static int device_parse(const struct nlmsghdr *nlh, struct netlink_device *out)
 		return -EPROTO;
 	snprintf(out->name, sizeof(out->name), "%s", mnl_attr_get_str(table[IFLA_IFNAME]));
 	out->ifindex = (uint32_t)link->ifi_index;
-	out->is_up = (link->ifi_flags & up) == up;
+	out->is_up = link->ifi_flags & IFF_UP;
 	out->is_loopback = link->ifi_flags & IFF_LOOPBACK;
 	out->is_ethernet = link->ifi_type == ARPHRD_ETHER;
 	out->is_l3 = is_l3_type(link->ifi_type);

@@ -20,7 +20,7 @@ struct netlink_route {
 };
 
 /**
- * struct netlink_device - @is_up: and has a carrier.
+ * struct netlink_device - @is_up: by its configuration; the carrier may still be on its way.
  * @is_l3: packets carry no Ethernet header (tunnels); @is_ethernet: they do. Neither, as the loopback: of no use here.
  * @has_address: other than an IPv6 link-local one, which any device may have.
  */

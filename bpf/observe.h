@@ -7,12 +7,15 @@
 #include "lib/answer.h"
 #include "lib/slot.h"
 
-/* @wake: the agent is waiting for it; the others it takes when it next looks. */
+/*
+ * @wake: the agent is waiting for it; the others it takes when it next looks. Forced: by itself the kernel wakes only for a
+ * record with nothing unread before it, and the others lie there.
+ */
 static __always_inline void tell(const struct slot *slot, __u32 index, enum event_type type, __u64 now_ns, bool wake)
 {
 	struct event_record record = { .type = type, .slot = index, .gen = slot->gen, .status = slot->status, .ns = now_ns };
 
-	bpf_ringbuf_output(&events, &record, sizeof(record), wake ? 0 : BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_output(&events, &record, sizeof(record), wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
 static __always_inline __u32 read_status(struct __sk_buff *skb, const struct packet *packet)

@@ -83,6 +83,7 @@ def test_what_runs_is_shown_by_name(streaming):
 def test_works_without_the_agent(streaming):
     w, maps, stream = streaming
     assert maps.json("summary")["agent_runs"]
+    wait_for(lambda: maps.json("session", "list"), "the session to be written")  # 50 ms after it was bound
     w.agent.kill()
     summary = maps.json("summary")
     assert not summary["agent_runs"] and f"{NODE}:{PORT}" in summary["fronts"]

@@ -198,7 +198,7 @@ static void lists_devices(void **state)
 		{ .name = "a", .mtu = 1500, .is_up = true, .is_ethernet = true, .has_address = true },
 		{ .name = "b", .mtu = 1500, .is_up = true, .is_ethernet = true }, /* only a link-local address */
 		{ .name = "c", .mtu = 1450, .is_ethernet = true, .has_address = true },
-		{ .name = "d", .mtu = 1500, .is_ethernet = true }, /* up, without a carrier: the other end is down */
+		{ .name = "d", .mtu = 1500, .is_up = true, .is_ethernet = true }, /* without a carrier: the other end is down */
 		{ .name = "t", .mtu = 1500, .is_l3 = true },
 	};
 	struct seen seen = { 0 };
