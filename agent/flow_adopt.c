@@ -34,6 +34,7 @@ static void adopt_slot(struct flow_table *table, uint32_t index)
 	bool known = endpoint_is_known(table, slot);
 
 	table->local[index].next = NO_SLOT;
+	slot->flags &= ~(uint32_t)SLOT_FORGETTING;
 	if (!flow_is_straight(table, index)) {
 		table->counts.open++;
 		table->high = index >= table->high ? index + 1 : table->high;

@@ -152,14 +152,6 @@ static void drop_entries(struct flow_table *table, uint32_t index)
 	drop_entry(table, &table->slots[index].pod, index);
 }
 
-bool flow_owns_client(struct flow_table *table, uint32_t index)
-{
-	struct flow flow;
-
-	return !bpf_map_lookup_elem(datapath_map_fd(table->datapath, MAP_FLOWS), &table->slots[index].client, &flow) &&
-	       flow.slot == index;
-}
-
 bool flow_undo(struct flow_table *table, uint32_t index)
 {
 	const struct slot *slot = &table->slots[index];

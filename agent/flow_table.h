@@ -58,9 +58,6 @@ int flow_open(struct flow_table *table, const struct flow_spec *spec, struct exc
 /** flow_slot() - of an open one, mapped: programs write to it at the same time. */
 struct slot *flow_slot(struct flow_table *table, uint32_t index);
 
-/** flow_owns_client() - whether the client's packets still belong to it. */
-bool flow_owns_client(struct flow_table *table, uint32_t index);
-
 /** flow_undo() - takes the entries out again. Return: whether the client can know nothing of the pod. */
 bool flow_undo(struct flow_table *table, uint32_t index);
 

@@ -291,10 +291,19 @@ void handoff_sent(struct exchange *exchange)
 }
 
 /* The client may have ended by now, and come again from the same port: then what is tracked is not this one's. */
+static void forget_client(struct conntrack *conntrack, struct slot *slot)
+{
+	uint32_t flags = __atomic_fetch_or(&slot->flags, SLOT_FORGETTING, __ATOMIC_SEQ_CST);
+
+	if (!(flags & SLOT_ORPHAN))
+		conntrack_forget(conntrack, &slot->client);
+	__atomic_fetch_and(&slot->flags, ~(uint32_t)SLOT_FORGETTING, __ATOMIC_SEQ_CST);
+}
+
 static void forget_tracking(struct agent *agent, uint32_t index)
 {
 	struct conntrack *conntrack = datapath_conntrack(agent->datapath);
-	const struct slot *slot = flow_slot(datapath_flows(agent->datapath), index);
+	struct slot *slot = flow_slot(datapath_flows(agent->datapath), index);
 	struct flow_key to_pod = { .sport = slot->pod.dport, .dport = slot->pod.sport };
 
 	if (!conntrack || !conntrack_is_active(conntrack))
@@ -302,8 +311,7 @@ static void forget_tracking(struct agent *agent, uint32_t index)
 	memcpy(to_pod.saddr, slot->pod.daddr, sizeof(to_pod.saddr));
 	memcpy(to_pod.daddr, slot->pod.saddr, sizeof(to_pod.daddr));
 	conntrack_forget(conntrack, &to_pod);
-	if (flow_owns_client(datapath_flows(agent->datapath), index))
-		conntrack_forget(conntrack, &slot->client);
+	forget_client(conntrack, slot);
 }
 
 static void note_affinity(const struct exchange *exchange)

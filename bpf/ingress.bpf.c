@@ -126,15 +126,20 @@ SUBPROGRAM enum reason client_syn(struct __sk_buff *skb, const struct packet *pa
 	return why;
 }
 
-/* The slot of the packet's connection, but for one whose client has come anew from the same address. */
-static __always_inline struct slot *find_live(struct __sk_buff *skb, const struct packet *packet, struct flow *flow)
+/*
+ * The slot of the packet's connection, but for one whose client has come anew from the same address. @held: not yet, since
+ * the agent is removing what the node tracks of that address: the one flag decides who was first.
+ */
+static __always_inline struct slot *find_live(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, bool *held)
 {
 	struct slot *slot = find(&packet->key, flow);
 
 	if (!slot || flow->from_pod || !(packet->flags & TCP_SYN) || slot_client_syn(slot, packet) != REASON_SYN_REUSED)
 		return slot;
-	slot_raise(slot, SLOT_ORPHAN);
+	*held = __sync_fetch_and_or(&slot->flags, SLOT_ORPHAN) & SLOT_FORGETTING;
 	observe(skb, slot, packet, flow->slot, false);
+	if (*held)
+		return slot;
 	bpf_map_delete_elem(&flows, &packet->key);
 	hook_count(REASON_SYN_REUSED);
 	return NULL;
@@ -143,10 +148,12 @@ static __always_inline struct slot *find_live(struct __sk_buff *skb, const struc
 static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *packet, __u32 *ifindex)
 {
 	struct flow flow;
-	struct slot *slot = find_live(skb, packet, &flow);
-	bool straight = false;
+	bool straight = false, held = false;
+	struct slot *slot = find_live(skb, packet, &flow, &held);
 	enum reason why;
 
+	if (held)
+		return REASON_SYN_HELD;
 	if (!slot && (packet->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		why = client_syn(skb, packet);
 		if (why != REASON_AFFINITY_STRAIGHT)

@@ -66,6 +66,7 @@ enum slot_flag {
 	SLOT_AFFINITY = 4096, /* never met the agent: the SYN was sent straight to the pod */
 	SLOT_ANSWERED = 16384, /* EVENT_ANSWERED was sent */
 	SLOT_COUNTED = 8192,  /* agent: the request's end is counted, its load released */
+	SLOT_FORGETTING = 32768, /* agent: what is tracked of the client's address is being removed: no new connection of it now */
 };
 
 /**
@@ -217,7 +218,7 @@ struct event_record {
 	X(MALFORMED, "malformed", "A TCP header that is cut or contradicts its length; passed.") \
 	X(SYN_CLEANED, "syn_cleaned", "A SYN without timestamps and other options from here on; passed.") \
 	X(SYN_SIGNED, "syn_signed", "A SYN with TCP-MD5 or TCP-AO, left alone; its connection is relayed.") \
-	X(SYN_HELD, "syn_held", "A SYN dropped while the agent is being replaced; the client repeats it.") \
+	X(SYN_HELD, "syn_held", "A SYN dropped while the agent is being replaced, or its address's last connection forgotten; the client repeats it.") \
 	X(SYN_REPEATED, "syn_repeated", "A late copy of a handed-over connection's SYN; dropped.") \
 	X(SYN_LIVE, "syn_live", "A SYN on a live handed-over connection, sent on: the pod's challenge ACK decides.") \
 	X(SYN_REUSED, "syn_reused", "A SYN on an ended connection: its entry is removed; passed.") \

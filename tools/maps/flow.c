@@ -187,6 +187,7 @@ static const struct {
 	{ SLOT_ANSWERING, "answering" },
 	{ SLOT_AFFINITY, "affinity" },
 	{ SLOT_COUNTED, "counted" },
+	{ SLOT_FORGETTING, "forgetting" },
 };
 
 static void add_flags(struct json_object *row, uint32_t set)
