@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * What an earlier agent has left in the slots: see flow_private.h. Its connections go on, and what they hold is counted
- * anew; those that it had not given the whole request to the kernel for, and those of pods that are gone, are reset.
+ * anew; those whose request it had not given to the kernel as a whole, and those of pods that are gone, are reset.
  */
 #include <bpf/bpf.h>
 #include <endian.h>
@@ -28,6 +28,14 @@ static void adopt_claim(struct flow_table *table, struct slot *slot)
 		endpoint_claim_restore(table->agent->endpoints, slot->endpoint, slot->tokens);
 }
 
+/* It may have died between sending the last byte and noting it: what the pod has acknowledged needs nobody. */
+static bool is_incomplete(struct slot *slot)
+{
+	if (slot->state == SLOT_SENDING && slot->flags & SLOT_ACKED)
+		slot->state = SLOT_HANDED;
+	return slot->state == SLOT_SENDING;
+}
+
 static void adopt_slot(struct flow_table *table, uint32_t index)
 {
 	struct slot *slot = &table->slots[index];
@@ -46,7 +54,7 @@ static void adopt_slot(struct flow_table *table, uint32_t index)
 	if (!(slot->flags & SLOT_AFFINITY) && slot->endpoint < LLMD_ENDPOINT_MAX)
 		upstream_reserve_port(table->agent->upstreams, slot->endpoint, be16toh(slot->pod.dport));
 	table->counts.adopted++;
-	if (slot->state == SLOT_SENDING)
+	if (is_incomplete(slot))
 		flow_reset(table, index, "the agent died in the hand-off");
 	else if (!known)
 		flow_reset(table, index, "the pod is gone");
