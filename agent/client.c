@@ -112,14 +112,15 @@ void client_close(struct client *client, bool reset)
 }
 
 /* Translation on the way (of a service's address, say) is undone; without any, there is nothing to ask. */
-int client_front(const struct client *client, struct address *out)
+int client_front(struct client *client, struct address *out)
 {
 	const struct datapath *datapath = client->agent->datapath;
 	bool v4 = address_is_ipv4(&client->address);
 	struct sockaddr_storage sa;
 	socklen_t len = sizeof(sa);
 
-	if (datapath && datapath_conntrack(datapath) && conntrack_is_active(datapath_conntrack(datapath)) &&
+	client->tracked = datapath && datapath_conntrack(datapath) && conntrack_is_active(datapath_conntrack(datapath));
+	if (client->tracked &&
 		!getsockopt(client->peer.fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, ORIGINAL_DST, &sa, &len))
 		return address_from_sockaddr(out, (struct sockaddr *)&sa);
 	return peer_own_address(&client->peer, out);
@@ -285,6 +286,7 @@ static void on_readable(struct peer *peer)
 		return;
 	}
 	n = read_more(client);
+	client->received += n > 0 ? (uint64_t)n : 0;
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n < 0) {
@@ -356,6 +358,7 @@ int client_accept(struct agent *agent, int fd, const struct address *address)
 	agent->clients = client;
 	agent->n_clients++;
 	await_head(client);
+	on_readable(&client->peer); /* mostly the request has come with the connection: before anything is watched */
 	return 0;
 }
 

@@ -25,7 +25,8 @@ enum client_state {
 /**
  * struct client - @in: what was read and not yet passed on; in CLIENT_ACTIVE it begins with what the exchange keeps of
  * the body, followed by the bytes of the next requests. @eof: the client has said that it sends no more.
- * @served: it has had a request.
+ * @served: it has had a request. @received: bytes read into @in, ever.
+ * @tracked: the kernel tracks connections, as seen when client_front() was last asked.
  */
 struct client {
 	struct peer peer;
@@ -34,11 +35,12 @@ struct client {
 	struct agent *agent;
 	struct exchange *exchange;
 	struct buffer in;
+	uint64_t received;
 	struct http_head_scan scan;
 	struct address address;
 	char ip[ADDRESS_TEXT_MAX]; /* of @address, textual */
 	enum client_state state;
-	bool eof, served;
+	bool eof, served, tracked;
 };
 
 /** client_accept() - takes over the accepted, non-blocking @fd. Return: 0 or -ENOMEM (then it is closed). */
@@ -51,7 +53,7 @@ void client_close(struct client *client, bool reset);
 void client_adopt(struct client *client, int fd);
 
 /** client_front() - the address that the client has connected to, from its point of view. Return: 0 or -errno. */
-int client_front(const struct client *client, struct address *out);
+int client_front(struct client *client, struct address *out);
 
 /** client_next() - the exchange is over and the connection goes on: the next request, if it is there already. */
 void client_next(struct client *client);

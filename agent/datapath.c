@@ -22,6 +22,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -183,6 +184,19 @@ static int load(struct datapath *datapath)
 	return err;
 }
 
+static uint64_t own_netns_cookie(void)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t cookie = 0;
+	socklen_t len = sizeof(cookie);
+
+	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &len))
+		cookie = 0;
+	if (fd >= 0)
+		close(fd);
+	return cookie;
+}
+
 static int map_control(struct datapath *datapath)
 {
 	const struct config *config = &datapath->agent->config;
@@ -194,6 +208,7 @@ static int map_control(struct datapath *datapath)
 		return -errno;
 	datapath->control = control;
 	datapath->control->schema = LLMD_SCHEMA;
+	datapath->control->netns_cookie = own_netns_cookie();
 	datapath->control->port_low = config->port_range.low;
 	datapath->control->port_high = config->port_range.high;
 	datapath->control->affinity_port_low = config->affinity_ports.low;

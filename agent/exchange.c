@@ -105,7 +105,7 @@ static void exchange_free(struct exchange *exchange)
 
 static void note_affinity(const struct exchange *exchange)
 {
-	const struct client *client = exchange->client;
+	struct client *client = exchange->client;
 	struct address front;
 
 	if (exchange->answered && exchange->decision.endpoint >= 0 && affinity_is_on(client->agent) && !client_front(client, &front))

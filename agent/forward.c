@@ -60,6 +60,7 @@ static void collected_is_out(struct exchange *exchange)
 {
 	struct client *client = exchange->client;
 
+	upstream_keep_alive(exchange->upstream);
 	if (!exchange->request_body.done)
 		exchange->at_hand = false;
 	if (!exchange->at_hand) {

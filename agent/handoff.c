@@ -300,13 +300,13 @@ static void forget_client(struct conntrack *conntrack, struct slot *slot)
 	__atomic_fetch_and(&slot->flags, ~(uint32_t)SLOT_FORGETTING, __ATOMIC_SEQ_CST);
 }
 
-static void forget_tracking(struct agent *agent, uint32_t index)
+static void forget_tracking(struct agent *agent, uint32_t index, bool tracked)
 {
 	struct conntrack *conntrack = datapath_conntrack(agent->datapath);
 	struct slot *slot = flow_slot(datapath_flows(agent->datapath), index);
 	struct flow_key to_pod = { .sport = slot->pod.dport, .dport = slot->pod.sport };
 
-	if (!conntrack || !conntrack_is_active(conntrack))
+	if (!tracked)
 		return;
 	memcpy(to_pod.saddr, slot->pod.daddr, sizeof(to_pod.saddr));
 	memcpy(to_pod.daddr, slot->pod.saddr, sizeof(to_pod.daddr));
@@ -328,6 +328,7 @@ void handoff_acked(struct exchange *exchange)
 	struct client *client = exchange->client;
 	struct agent *agent = client->agent;
 	uint32_t index = exchange->handoff.flow;
+	bool tracked = client->tracked;
 
 	agent->handoffs.result[HANDOFF_HANDED]++;
 	flow_disown(datapath_flows(agent->datapath), index, exchange->logged);
@@ -335,7 +336,7 @@ void handoff_acked(struct exchange *exchange)
 	note_affinity(exchange);
 	exchange_hand_over(exchange);
 	client_close(client, false); /* its socket is gone since leave_client() */
-	forget_tracking(agent, index);
+	forget_tracking(agent, index, tracked);
 }
 
 static int return_to_client(struct exchange *exchange)

@@ -101,6 +101,23 @@ static uint32_t told_client(const struct exchange *exchange, uint32_t own_mss)
 	return limit && limit < own_mss ? limit : own_mss;
 }
 
+/*
+ * Of a socket that has sent nothing, what the programs have read when it was established still holds, but for the bytes
+ * that the agent has read since. Return: false: it must be asked.
+ */
+static bool derive_numbers(const struct peer *peer, uint64_t received, const struct handshake *seen, struct tcp_numbers *out)
+{
+	const struct socket_numbers *socket = &seen->socket;
+
+	if (!seen->established || peer->has_sent)
+		return false;
+	*out = (struct tcp_numbers){ .write_seq = socket->write_seq, .read_seq = socket->rcv_nxt + (uint32_t)received,
+		.first_seq = socket->rcv_nxt, .peer_mss = socket->peer_mss, .own_mss = socket->own_mss,
+		.peer_scale = socket->peer_scale, .own_scale = socket->own_scale, .sack = socket->sack,
+		.timestamps = socket->timestamps };
+	return true;
+}
+
 static enum handoff_result read_numbers(const struct exchange *exchange, const struct peer *peer, struct tcp_numbers *out)
 {
 	int err = tcp_numbers_read(peer->fd, !address_is_ipv4(&exchange->client->address), out);
@@ -117,9 +134,9 @@ enum handoff_result handoff_prepare(struct exchange *exchange, struct flow_spec 
 
 	if (result == HANDOFF_HANDED)
 		result = find_pod(exchange, spec, &pod_seen);
-	if (result == HANDOFF_HANDED)
+	if (result == HANDOFF_HANDED && !derive_numbers(&exchange->client->peer, exchange->client->received, &client_seen, client))
 		result = read_numbers(exchange, &exchange->client->peer, client);
-	if (result == HANDOFF_HANDED)
+	if (result == HANDOFF_HANDED && !derive_numbers(&exchange->upstream->peer, 0, &pod_seen, &handoff->pod))
 		result = read_numbers(exchange, &exchange->upstream->peer, &handoff->pod);
 	if (result != HANDOFF_HANDED)
 		return result;

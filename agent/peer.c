@@ -113,12 +113,17 @@ void peer_close(struct peer *peer, bool reset)
 	close(fd);
 }
 
-int peer_own_address(const struct peer *peer, struct address *out)
+int peer_own_address(struct peer *peer, struct address *out)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = sizeof(sa);
+	int err = 0;
 
-	return getsockname(peer->fd, (struct sockaddr *)&sa, &len) ? -errno : address_from_sockaddr(out, (struct sockaddr *)&sa);
+	if (!peer->own_known)
+		err = getsockname(peer->fd, (struct sockaddr *)&sa, &len) ? -errno : address_from_sockaddr(&peer->own, (struct sockaddr *)&sa);
+	peer->own_known = !err;
+	*out = peer->own;
+	return err;
 }
 
 void peer_watch_readable(struct peer *peer, bool on)
@@ -165,6 +170,7 @@ int peer_send(struct peer *peer, const struct iovec *iov, int n)
 
 	/* Behind bytes in the pipe nothing may be queued in @out, which goes first. */
 	assert(!peer->pipe || !peer->pipe->used);
+	peer->has_sent = true;
 	if (!peer->out.len)
 		sent = sendmsg(peer->fd, &msg, MSG_NOSIGNAL);
 	if (sent < 0 && errno != EAGAIN && errno != EINTR)
@@ -180,6 +186,7 @@ ssize_t peer_send_some(struct peer *peer, const struct iovec *iov, int n)
 
 	for (int i = 0; i < n; i++)
 		total += iov[i].iov_len;
+	peer->has_sent = true;
 	if (!peer_is_blocked(peer))
 		sent = sendmsg(peer->fd, &msg, MSG_NOSIGNAL);
 	if (sent < 0 && errno != EAGAIN && errno != EINTR)
@@ -202,6 +209,7 @@ int peer_splice(struct peer *from, struct peer *to, uint64_t max, uint64_t *move
 	if (!to->pipe)
 		return -ENOSR;
 	assert(!to->pipe->used);
+	to->has_sent = true;
 	n = splice(from->fd, NULL, to->pipe->fd[1], NULL, max < to->pipe->size ? (size_t)max : to->pipe->size,
 		SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 	err = n < 0 ? -errno : 0;

@@ -24,12 +24,13 @@ enum { PEER_OUT_MAX = 128 * 1024 };
  * @on_readable, @on_writable: called from the event loop; the latter only once all that was held back is out.
  * @out, @pipe: held back, in this order.
  * @resets_by_default: the socket was accepted with a linger time of 0, so that the death of this process is an RST: what
- * it leaves unfinished cannot be taken for a regular end.
+ * it leaves unfinished cannot be taken for a regular end. @has_sent: bytes, ever. @own: its address, if @own_known.
  */
 struct peer {
 	int fd;
-	bool reading, writing, resets_by_default;
+	bool reading, writing, resets_by_default, has_sent, own_known;
 	struct event read_event, write_event;
+	struct address own;
 	struct buffer out;
 	struct pipe *pipe;
 	struct pipe_pool *pipes;
@@ -48,7 +49,7 @@ void peer_close(struct peer *peer, bool reset);
 int peer_release(struct peer *peer);
 
 /** peer_own_address() - of this end. Return: 0 or -errno. */
-int peer_own_address(const struct peer *peer, struct address *out);
+int peer_own_address(struct peer *peer, struct address *out);
 
 void peer_watch_readable(struct peer *peer, bool on);
 

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -134,6 +135,21 @@ static void on_readable(struct peer *peer)
 		upstream->pool->callbacks.readable(upstream->exchange);
 }
 
+static void established(struct upstream *upstream)
+{
+	upstream_set_state(upstream, UPSTREAM_BUSY);
+	peer_watch_readable(&upstream->peer, true);
+}
+
+/* Dialled for nobody yet. Its own address is asked for now, not when a request waits. */
+static void spare_connected(struct upstream *upstream)
+{
+	struct address own;
+
+	peer_own_address(&upstream->peer, &own);
+	upstream_put(upstream);
+}
+
 static void on_connected(struct upstream *upstream)
 {
 	int err = 0;
@@ -145,14 +161,13 @@ static void on_connected(struct upstream *upstream)
 		return;
 	}
 	event_del(&upstream->timer);
-	upstream_set_state(upstream, UPSTREAM_BUSY);
-	peer_watch_readable(&upstream->peer, true);
+	established(upstream);
 	if (upstream->exchange) {
 		upstream->pool->callbacks.connected(upstream->exchange);
 		return;
 	}
 	upstream->pool->spares[upstream->endpoint]--;
-	upstream_put(upstream);
+	spare_connected(upstream);
 }
 
 static void on_writable(struct peer *peer)
@@ -176,11 +191,13 @@ static void on_broken(struct peer *peer, int err)
 }
 
 /* A pod that vanished without a word (node lost) is noticed within a minute, also while it is silent for a good reason. */
-static void set_socket_options(int fd)
+void upstream_keep_alive(struct upstream *upstream)
 {
-	const int on = 1, idle_s = 30, interval_s = 10, probes = 3;
+	const int on = 1, idle_s = 30, interval_s = 10, probes = 3, fd = upstream->peer.fd;
 
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (upstream->keeps_alive)
+		return;
+	upstream->keeps_alive = true;
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
@@ -204,10 +221,11 @@ static int dial(const struct upstream_pool *pool, const struct address *address,
 	struct sockaddr_storage sa;
 	socklen_t len = address_to_sockaddr(address, &sa);
 	int fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	const int on = 1;
 
 	if (fd < 0)
 		return -errno;
-	set_socket_options(fd);
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (pool->mss_limit)
 		setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &pool->mss_limit, sizeof(pool->mss_limit));
 	if (port && bind_port(fd, sa.ss_family, port)) {
@@ -263,6 +281,14 @@ static int dial_from_port(struct upstream_pool *pool, uint32_t endpoint, const s
 	return fd;
 }
 
+/* A pod of this node has answered before connect() returns. */
+static bool is_connected(int fd)
+{
+	struct pollfd socket = { .fd = fd, .events = POLLOUT };
+
+	return poll(&socket, 1, 0) == 1 && socket.revents == POLLOUT;
+}
+
 static int upstream_dial(struct upstream_pool *pool, uint32_t endpoint, struct upstream **out)
 {
 	int port, fd = dial_from_port(pool, endpoint, &pool->agent->endpoints->at[endpoint].config.address, &port);
@@ -277,6 +303,10 @@ static int upstream_dial(struct upstream_pool *pool, uint32_t endpoint, struct u
 		return -ENOMEM;
 	}
 	(*out)->port = (uint16_t)port;
+	if (is_connected(fd)) {
+		established(*out);
+		return 0;
+	}
 	event_add(&(*out)->timer, pool->agent->timeouts.connect);
 	peer_await_writable(&(*out)->peer);
 	return 0;
@@ -340,7 +370,11 @@ void upstream_pool_spare(struct upstream_pool *pool, uint32_t endpoint)
 	if (pool->idle_count[endpoint] + pool->spares[endpoint] || pool->agent->draining || !pool->agent->config.pool_idle ||
 		!endpoint_is_usable(&pool->agent->endpoints->at[endpoint], 0))
 		return;
-	if (!upstream_dial(pool, endpoint, &upstream))
+	if (upstream_dial(pool, endpoint, &upstream))
+		return;
+	if (upstream->state == UPSTREAM_BUSY)
+		spare_connected(upstream);
+	else
 		pool->spares[endpoint]++;
 }
 

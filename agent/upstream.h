@@ -30,7 +30,7 @@ struct upstream {
 	enum upstream_state state;
 	uint32_t endpoint, generation;
 	uint16_t port;
-	bool reused;
+	bool reused, keeps_alive;
 };
 
 /** What the pool tells of a connection in use. */
@@ -55,6 +55,9 @@ int upstream_get(struct upstream_pool *pool, uint32_t endpoint, bool fresh, stru
 
 /** upstream_put() - the exchange is over and the pod keeps the connection alive: idle from here on. */
 void upstream_put(struct upstream *upstream);
+
+/** upstream_keep_alive() - it is relayed on: the kernel is to look after the pod while nothing comes. */
+void upstream_keep_alive(struct upstream *upstream);
 
 /** upstream_close() - the exchange gives it up. */
 void upstream_close(struct upstream *upstream);

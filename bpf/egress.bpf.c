@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * TC egress, on the same devices: the agent's SYNs and SYN-ACKs are made fit for a hand-off, and its sockets are muted once
- * their connection has been handed over.
+ * their connection has been handed over. Should the agent die in between, its client gets an RST.
  *
  * Only what the local stack sends matters. skb->sk does not tell: it survives veth. No ingress device does.
  */
-#include "lib/translate.h"
-#include "hook.h"
+#include "rewrite.h"
 #include "lib/slot.h"
 
 /* Each field is read by its own offset: the verifier allows no arithmetic on the socket. */
@@ -65,17 +64,35 @@ static __always_inline enum reason synack_to_client(struct __sk_buff *skb, const
 	return hook_clean_syn(skb, packet, packet->ipv6 ? settings->mss6 : settings->mss4);
 }
 
-static __always_inline enum reason mute(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
+/* The agent's FIN towards the pod becomes the RST that its socket towards the client can no longer send. @down: to the client. */
+static __always_inline bool tell_client(struct __sk_buff *skb, struct packet *packet, const struct slot *slot,
+	const struct flow *down)
 {
-	const struct slot *slot = bpf_map_lookup_elem(&slots, &flow->slot);
+	__u16 word = (packet->flags_word & bpf_htons(0xffff & ~TCP_FIN)) | bpf_htons(TCP_RST);
+	struct flow to = *down;
+
+	to.seq_add = slot->client_start - packet->seq;
+	to.ack_sub = packet->ack - slot->request_end;
+	to.scale_in = to.scale_out;
+	if (!hook_store_flags(skb, packet, word))
+		return false;
+	packet->flags_word = word;
+	return rewrite(skb, packet, &to) && rewrite_make_room(skb, packet);
+}
+
+static __always_inline enum reason mute(struct __sk_buff *skb, struct packet *packet, const struct flow *flow, __u32 *ifindex)
+{
+	struct slot *slot = bpf_map_lookup_elem(&slots, &flow->slot);
 	bool strip_fin = false;
 	enum reason why;
 
 	if (!slot || slot->gen != flow->gen_head)
 		return REASON_NOT_OURS;
-	if (!flow->from_pod)
-		return REASON_MUTED_CLIENT_SIDE;
-	why = slot_from_agent_to_pod(slot, packet, &strip_fin);
+	why = flow->from_pod ? slot_from_agent_to_pod(slot, packet, &strip_fin) : slot_from_agent_to_client(slot, packet);
+	if (why == REASON_ABANDONED) {
+		*ifindex = flow->ifindex;
+		return tell_client(skb, packet, slot, flow) ? REASON_ABANDONED : REASON_REWRITE_FAILED;
+	}
 	if (why == REASON_NONE && strip_fin) {
 		__u16 word = packet->flags_word & bpf_htons(0xffff & ~TCP_FIN);
 
@@ -84,7 +101,7 @@ static __always_inline enum reason mute(struct __sk_buff *skb, const struct pack
 	return why == REASON_NONE ? REASON_NOT_OURS : why;
 }
 
-static __always_inline enum reason handle(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *packet, __u32 *ifindex)
 {
 	struct flow_key arriving;
 	const struct flow *flow;
@@ -94,16 +111,18 @@ static __always_inline enum reason handle(struct __sk_buff *skb, const struct pa
 		return syn_to_pod(skb, packet, &arriving);
 	flow = bpf_map_lookup_elem(&flows, &arriving);
 	if (flow)
-		return mute(skb, packet, flow);
+		return mute(skb, packet, flow, ifindex);
 	return packet->flags & TCP_SYN ? synack_to_client(skb, packet, &arriving) : REASON_NOT_OURS;
 }
 
-static __always_inline int verdict(enum reason why)
+static __always_inline int verdict(enum reason why, __u32 ifindex)
 {
 	if (why == REASON_NOT_OURS || why == REASON_NONE)
 		return TC_ACT_UNSPEC;
 	hook_count(why);
 	switch (why) {
+	case REASON_ABANDONED:
+		return (int)bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	case REASON_MUTED_CLIENT_SIDE:
 	case REASON_MUTED_POD_SIDE:
 	case REASON_REWRITE_FAILED:
@@ -116,14 +135,15 @@ static __always_inline int verdict(enum reason why)
 static __always_inline int egress(struct __sk_buff *skb, __u32 l3)
 {
 	struct packet packet = {};
+	__u32 ifindex = 0;
 	enum reason why;
 
 	if (skb->ingress_ifindex)
 		return TC_ACT_UNSPEC;
 	why = hook_parse(skb, &packet, l3);
 	if (why == REASON_NONE)
-		why = handle(skb, &packet);
-	return verdict(why);
+		why = handle(skb, &packet, &ifindex);
+	return verdict(why, ifindex);
 }
 
 SEC("tc")

@@ -3,42 +3,10 @@
  * TC ingress, on the devices where clients come in and on those that lead to pods: packets of handed-over connections are
  * translated and sent on; SYNs to the agent are made fit for that.
  */
-#include "lib/translate.h"
-#include "hook.h"
+#include "rewrite.h"
 #include "lib/slot.h"
 #include "affinity.h"
 #include "observe.h"
-
-SUBPROGRAM bool rewrite(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
-{
-	struct rewrite_sums sums = {};
-	long err;
-
-	if (!packet || !flow)
-		return false;
-	if (packet->ipv6) {
-		struct rewrite_ipv6 to = {};
-
-		translate_ipv6(&to, packet, flow, &sums);
-		err = bpf_skb_store_bytes(skb, packet->l3 + REWRITE_IPV6_OFFSET, &to, sizeof(to), 0);
-	} else {
-		struct rewrite_ipv4 to = {};
-
-		translate_ipv4(&to, packet, flow, &sums);
-		err = bpf_skb_store_bytes(skb, packet->l3 + REWRITE_IPV4_OFFSET, (__u8 *)&to + REWRITE_IPV4_SKIP,
-			sizeof(to) - REWRITE_IPV4_SKIP, 0);
-	}
-	/* Apart, since a checksum that the device completes covers only the pseudo header so far. */
-	err = err ?: bpf_l4_csum_replace(skb, packet->l4 + TCP_CHECK_OFFSET, 0, checksum_diff(sums.pseudo), BPF_F_PSEUDO_HDR);
-	err = err ?: bpf_l4_csum_replace(skb, packet->l4 + TCP_CHECK_OFFSET, 0, checksum_diff(sums.rest), 0);
-	/*
-	 * The sum of the whole packet, if the device has computed it, stays: what the addresses add, the checksum takes off.
-	 * The helper takes it off that sum, too, which is right only where an IP header has a checksum of its own.
-	 */
-	if (packet->ipv6)
-		bpf_csum_update(skb, checksum_diff(sums.pseudo));
-	return !err;
-}
 
 SUBPROGRAM bool rewrite_sack(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
 {
@@ -67,10 +35,7 @@ static __always_inline enum reason forward(struct __sk_buff *skb, const struct p
 	if (packet->options && !(packet->flags & TCP_SYN) && !(slot->flags & SLOT_AFFINITY) &&
 		!rewrite_sack(skb, packet, flow))
 		return REASON_REWRITE_FAILED;
-	if (!rewrite(skb, packet, flow))
-		return REASON_REWRITE_FAILED;
-	/* bpf_redirect_neigh() drops what has no Ethernet header in front, whether the other device needs one or not. */
-	if (packet->l3 == HOOK_L3 && bpf_skb_change_head(skb, ETH_HLEN, 0))
+	if (!rewrite(skb, packet, flow) || !rewrite_make_room(skb, packet))
 		return REASON_REWRITE_FAILED;
 	return flow->from_pod ? REASON_FORWARDED_DOWN : REASON_FORWARDED_UP;
 }

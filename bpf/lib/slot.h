@@ -189,14 +189,37 @@ SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *pac
 	return REASON_NONE;
 }
 
+/*
+ * A process that dies ends its sockets: the one towards the client with RST and ACK at the number that it stood at. (What
+ * the stack says to packets without a socket has no ACK, or the number 0.) Return: REASON_NONE: to be heard.
+ */
+static __always_inline enum reason slot_from_agent_to_client(struct slot *slot, const struct packet *packet)
+{
+	if ((packet->flags & (TCP_RST | TCP_ACK)) != (TCP_RST | TCP_ACK) || packet->seq != slot->client_start || slot_has_acked(slot) ||
+		slot->pod_next != slot->pod_start)
+		return REASON_MUTED_CLIENT_SIDE;
+	slot_raise(slot, SLOT_RESET);
+	return REASON_NONE;
+}
+
+/* The FIN of a process that has died before it had sent the whole request. */
+static __always_inline bool slot_is_abandoned(struct slot *slot, const struct packet *packet)
+{
+	return !packet->len && seq_after(slot->agent_end, packet->seq) && slot->pod_next == slot->pod_start &&
+	       slot_raise(slot, SLOT_RESET);
+}
+
 /**
  * slot_from_agent_to_pod() - what the agent's own socket towards the pod may say once the entries are there.
  * @strip_fin: its FIN is not the client's, but that of a process that has died: to be taken off.
+ * Return: REASON_ABANDONED: the client is to be reset in its place; when the FIN comes again, the pod may have it.
  */
-static __always_inline enum reason slot_from_agent_to_pod(const struct slot *slot, const struct packet *packet, bool *strip_fin)
+static __always_inline enum reason slot_from_agent_to_pod(struct slot *slot, const struct packet *packet, bool *strip_fin)
 {
-	bool is_fin = packet->flags & TCP_FIN && !(slot->flags & SLOT_AGENT_FIN);
+	bool is_fin = packet->flags & TCP_FIN && !(slot->flags & (SLOT_AGENT_FIN | SLOT_RESET));
 
+	if (is_fin && !slot_has_acked(slot) && slot_is_abandoned(slot, packet))
+		return REASON_ABANDONED;
 	*strip_fin = is_fin && packet->len;
 	if (slot_has_acked(slot) || packet->flags & TCP_RST || (is_fin && !packet->len))
 		return REASON_MUTED_POD_SIDE;

@@ -113,12 +113,26 @@ struct front_info {
 };
 
 /**
+ * struct socket_numbers - of one of the agent's sockets, when it was established.
+ * @write_seq, @rcv_nxt: of the next byte in either direction. @peer_mss: what the peer and the way to it take; @own_mss:
+ * what the peer was told. @peer_scale, @own_scale: window scale that each side announced.
+ */
+struct socket_numbers {
+	__u32 write_seq, rcv_nxt;
+	__u16 peer_mss, own_mss;
+	__u8 peer_scale, own_scale;
+	__u8 sack, timestamps;
+};
+
+/**
  * struct handshake - map "handshakes": what the programs saw of a connection's opening, by the key of what arrives. Both
- * devices set means that both hooks see this very connection.
+ * devices set means that both hooks see this very connection. @established: @socket is filled, by the socket itself.
  */
 struct handshake {
 	__u32 isn_in, isn_out;
 	__u32 ifindex_in, ifindex_out;
+	struct socket_numbers socket;
+	__u32 established;
 };
 
 enum endpoint_map_state { ENDPOINT_MAP_FREE, ENDPOINT_MAP_READY, ENDPOINT_MAP_DOWN, ENDPOINT_MAP_DRAINING };
@@ -184,6 +198,7 @@ struct control {
 	__u32 mss4, mss6;	   /* the least that the ways to all pods can carry; 0: no limit */
 	__u32 pad;
 	__u64 affinity_ttl_ns;	   /* 0: off */
+	__u64 netns_cookie;	   /* of the agent's network namespace (SO_NETNS_COOKIE, Linux 5.14); 0: not known */
 	__u64 hold_until_ns;	   /* until then SYNs to fronts are dropped, to come again: an agent is being replaced */
 	__u8 session_secret[16];
 };
@@ -229,6 +244,7 @@ struct event_record {
 	X(CLOSE_TO_AGENT, "close_to_agent", "FIN or RST of a pod that has not answered yet; passed to the agent, which tries another pod.") \
 	X(MUTED_CLIENT_SIDE, "muted_client_side", "From the agent's socket of a handed-over client connection; dropped.") \
 	X(MUTED_POD_SIDE, "muted_pod_side", "From the agent's socket of a handed-over pod connection; dropped.") \
+	X(ABANDONED, "abandoned", "The FIN of an agent that died before it had sent the whole request, made an RST for the client.") \
 	X(FIN_STRIPPED, "fin_stripped", "The FIN of an agent that died in a hand-off, taken off its data.") \
 	X(NO_ROUTE, "no_route", "The endpoint has no route; dropped.") \
 	X(REWRITE_FAILED, "rewrite_failed", "A packet that could not be rewritten; dropped.") \

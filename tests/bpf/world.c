@@ -335,7 +335,8 @@ static void slot_of(struct slot *slot, const struct connection *conn)
 	*slot = (struct slot){ .state = SLOT_HANDED, .flags = conn->slot.flags, .gen = SLOT_GEN, .pod_ack = conn->slot.pod_ack,
 		.pod_next = conn->slot.pod_next, .pod_fin = conn->slot.pod_fin, .client_next = conn->slot.client_next,
 		.client_fin = conn->slot.client_fin, .agent_end = conn->slot.agent_end, .client_isn = conn->client_isn,
-		.request_end = conn->request_end, .pod_start = conn->slot.pod_start, .generation = ENDPOINT_GENERATION,
+		.request_end = conn->request_end, .pod_start = conn->slot.pod_start, .client_start = conn->slot.pod_start + conn->d,
+		.generation = ENDPOINT_GENERATION,
 		.begun_ns = world_now_ns(), .handed_ns = world_now_ns(), .request_id = "chatcmpl-1" };
 	world_key(&slot->client, conn->client, conn->front);
 	world_key(&slot->pod, conn->pod, conn->node);

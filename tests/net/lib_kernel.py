@@ -56,6 +56,11 @@ def handed_over(agent):
     return int(agent.metric(HANDOFFS)) if "llmd_handoffs_total" in agent.get("/metrics")[1] else None
 
 
+def handoff_results(agent):
+    """What became of hand-offs, for messages."""
+    return [line for line in agent.get("/metrics")[1].splitlines() if line.startswith("llmd_handoffs_total") and not line.endswith(" 0")]
+
+
 def cleanup(namespace, pin_dir):
     if os.path.exists(pin_dir):
         namespace.run(f"{BUILD}/llmd-agent", "--cleanup", "--pin-dir", pin_dir)

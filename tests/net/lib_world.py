@@ -77,7 +77,7 @@ class World:
         """That many connections really went to the kernel; the relay has none."""
         if not self.kernel or self.handed_over() is None:
             return
-        wait_for(lambda: self.handed_over() >= n, lambda: f"{n} handed over, not only {self.handed_over()}", 3)
+        wait_for(lambda: self.handed_over() >= n, lambda: f"{n} handed over, not only {lib_kernel.handoff_results(self.agent)}", 10)
         assert at_most is None or self.handed_over() <= at_most
 
     def kernel_flows(self):

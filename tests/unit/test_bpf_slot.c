@@ -257,7 +257,7 @@ static void agent_to_pod(void **state)
 			muted, alien_fin = fin && !agent_fin;
 		struct slot slot = { .flags = agent_fin ? SLOT_AGENT_FIN : 0, .pod_ack = 7, .agent_end = acked ? 7 : 8 };
 		struct packet packet = { .flags = (uint8_t)(TCP_ACK | (fin ? TCP_FIN : 0) | (rst ? TCP_RST : 0)),
-			.len = payload };
+			.seq = slot.agent_end, .len = payload };
 
 		muted = slot_from_agent_to_pod(&slot, &packet, &strip) == REASON_MUTED_POD_SIDE;
 		assert_int_equal(muted, acked || rst || (alien_fin && !payload));

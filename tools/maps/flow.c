@@ -186,6 +186,7 @@ static const struct {
 	{ SLOT_CONTENT, "content" },
 	{ SLOT_ANSWERING, "answering" },
 	{ SLOT_AFFINITY, "affinity" },
+	{ SLOT_ANSWERED, "answered" },
 	{ SLOT_COUNTED, "counted" },
 	{ SLOT_FORGETTING, "forgetting" },
 };
