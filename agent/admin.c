@@ -125,6 +125,7 @@ static struct json_object *endpoint_json(const struct agent *agent, uint32_t i)
 	json_object_object_add(json, "source", json_object_new_string(view.source));
 	json_object_object_add(json, "condition", json_object_new_string(view.condition));
 	json_object_object_add(json, "drained", json_object_new_boolean(view.drained));
+	json_object_object_add(json, "index", json_object_new_int64(i));
 	json_object_object_add(json, "generation", json_object_new_int64(endpoint->generation));
 	json_object_object_add(json, "inflight_requests", json_object_new_int64(endpoint->inflight_requests));
 	json_object_object_add(json, "inflight_tokens", json_object_new_uint64(endpoint->inflight_tokens));

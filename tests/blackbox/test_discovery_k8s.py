@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints from a Kubernetes API, which a script plays."""
+import json
 import subprocess
 import time
 
 import pytest
-from conftest import Agent, wait_for
+from conftest import Agent, Pod, answer, wait_for
 from k8s_api import Api, endpoint_of, pod_of, slice_of
 
 SLICES, PODS = "endpointslices", "pods"
@@ -66,6 +67,24 @@ def test_an_address_used_again_is_another_endpoint(run, api):
     api.put(SLICES, slice_of("b", [endpoint_of("10.1.0.1", "three")]))
     api.put(SLICES, slice_of("a", [endpoint_of("10.1.0.1", "two", terminating=True), endpoint_of("10.1.0.2")]))
     wait_for(lambda: not draining(agent) and len(table(agent)) == 2, "the new pod to serve at that address")
+
+
+def test_nothing_of_the_old_pod_reaches_the_new_one(run, api):
+    """Neither its prefixes nor its sessions."""
+    pod = run(Pod, lambda c, r: c.sendall(answer(b"{}")))
+    port = int(pod.endpoint.split(":")[1])
+    api.put(SLICES, slice_of("a", [endpoint_of("127.0.0.1", "old")], port))
+    agent = follow(run, api)
+    becomes(agent, ["127.0.0.1"], port)
+    body = json.dumps({"prompt": "word " * 2000}).encode()
+    with agent.connect() as c:
+        c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Session-ID: s\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert b"200 OK" in c.recv(4096)
+    assert table(agent)[pod.endpoint]["prefix_blocks"] > 10 and agent.get("/v1/sessions/s")[0] == 200
+    api.put(SLICES, slice_of("a", [endpoint_of("127.0.0.1", "new")], port))
+    wait_for(lambda: table(agent)[pod.endpoint]["requests"] == 0, "the new pod")
+    assert table(agent)[pod.endpoint]["prefix_blocks"] == 0 and agent.get("/v1/sessions/s")[0] == 404
+    assert agent.metric("llmd_prefix_blocks ") == 0
 
 
 def test_a_pod_with_two_families_is_one_endpoint(run, api):
