@@ -77,12 +77,14 @@ const char *discovery_kind_name(enum discovery_kind kind);
 
 /**
  * struct discovery_ops - @reload: may be NULL. @free: called once.
- * @lingers: what is no longer listed is drained first, for at most --drain-timeout; a source that tells the end of a pod
- *           from its draining does not need that.
+ * @lingers: what is no longer listed is drained while something is in flight there, for at most --drain-timeout; a source
+ *           that tells the end of a pod from its draining does not need that.
+ * @grace_ms: what is no longer listed is drained that long, and may come back as the same endpoint.
  */
 struct discovery_ops {
 	enum discovery_kind kind;
 	bool lingers;
+	unsigned grace_ms;
 	void (*reload)(void *ctx);
 	void (*free)(void *ctx);
 };

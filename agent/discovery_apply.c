@@ -116,17 +116,26 @@ void discovery_set_drained(struct discovery *discovery, uint32_t index)
 		endpoint_set_state(endpoints, index, ENDPOINT_STARTING, "no longer drained");
 }
 
+static uint64_t patience_ms(const struct discovery *discovery, uint32_t index)
+{
+	const struct discovery_known *known = &discovery->known[index];
+
+	if (known->lingers && discovery->agent->endpoints->at[index].inflight_requests)
+		return discovery->agent->config.drain_timeout_ms;
+	return known->grace_ms;
+}
+
 static void depart(struct discovery *discovery, uint32_t index)
 {
 	struct discovery_known *known = &discovery->known[index];
-	uint64_t patience_ms = discovery->agent->config.drain_timeout_ms;
+	uint64_t patience = known->gone_ms ? 0 : patience_ms(discovery, index);
 
-	if (!known->lingers || !discovery->agent->endpoints->at[index].inflight_requests || !patience_ms) {
+	if (!known->gone_ms && !patience) {
 		remove_endpoint(discovery, index);
 		return;
 	}
 	if (!known->gone_ms)
-		known->gone_ms = agent_now_ms() + patience_ms;
+		known->gone_ms = agent_now_ms() + patience;
 	discovery_set_drained(discovery, index);
 	arm_linger(discovery);
 }
@@ -146,6 +155,7 @@ static void describe(struct discovery *discovery, uint32_t index, const struct d
 
 	known->kind = merged->source->ops.kind;
 	known->lingers = merged->source->ops.lingers;
+	known->grace_ms = merged->source->ops.grace_ms;
 	known->identity = merged->item->identity ? merged->item->identity : known->identity;
 	known->drains = merged->why;
 	known->why = merged->why;
@@ -250,7 +260,7 @@ void discovery_on_linger(evutil_socket_t fd, short what, void *arg)
 	for (uint32_t i = 0; i < endpoints->n; i++) {
 		if (endpoints->at[i].state == ENDPOINT_FREE || !discovery->known[i].gone_ms)
 			continue;
-		if (!endpoints->at[i].inflight_requests || discovery->known[i].gone_ms <= now_ms)
+		if ((discovery->known[i].lingers && !endpoints->at[i].inflight_requests) || discovery->known[i].gone_ms <= now_ms)
 			remove_endpoint(discovery, i);
 		else
 			arm_linger(discovery);

@@ -25,6 +25,7 @@ struct discovery_source {
 struct discovery_known {
 	enum discovery_kind kind;
 	bool lingers, drained, drains;
+	unsigned grace_ms;
 	const char *why;
 	uint64_t identity, gone_ms;
 };

@@ -407,7 +407,7 @@ static void source_free(void *ctx)
 
 static int start_one(struct discovery *discovery, struct agent *agent, const char *text)
 {
-	static const struct discovery_ops ops = { DISCOVERY_DNS, true, source_reload, source_free };
+	static const struct discovery_ops ops = { DISCOVERY_DNS, true, 0, source_reload, source_free };
 	struct dns_source *source = calloc(1, sizeof(*source));
 
 	if (!source)

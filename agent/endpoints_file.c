@@ -244,7 +244,7 @@ static int start_watch(struct endpoints_file *file, struct event_base *base)
 
 int endpoints_file_start(struct discovery *discovery, struct agent *agent)
 {
-	static const struct discovery_ops ops = { DISCOVERY_FILE, true, reload, file_free };
+	static const struct discovery_ops ops = { DISCOVERY_FILE, true, 0, reload, file_free };
 	struct endpoints_file *file;
 	char *copy;
 	int err;

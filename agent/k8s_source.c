@@ -5,6 +5,9 @@
  * Two collections are followed: the slices, and the pods of the namespace, of these the metadata only. The set is published
  * once both have been listed, and PUBLISH_MS after each change, so that what belongs together is seen together. Pods that
  * may not be read (RBAC) are done without.
+ *
+ * When an endpoint moves from one slice to another, that is two writes, and for a moment it may stand in none: hence
+ * GRACE_MS.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -20,7 +23,7 @@
 #include "agent/k8s_watch.h"
 #include "lib/log.h"
 
-enum { PUBLISH_MS = 20 };
+enum { PUBLISH_MS = 20, GRACE_MS = 1000 };
 
 struct collection {
 	struct k8s_source *source;
@@ -170,7 +173,7 @@ static int follow(struct k8s_source *source, enum k8s_kind kind)
 
 static int start_one(struct discovery *discovery, struct agent *agent, const char *text)
 {
-	static const struct discovery_ops ops = { DISCOVERY_K8S, false, source_reload, source_free };
+	static const struct discovery_ops ops = { DISCOVERY_K8S, false, GRACE_MS, source_reload, source_free };
 	struct k8s_source *source = calloc(1, sizeof(*source));
 	int err;
 
