@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/dns_source.h"
+#include "agent/dns_spec.h"
 #include "agent/k8s_object.h"
 #include "lib/log.h"
 

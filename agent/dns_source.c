@@ -15,10 +15,8 @@
  *
  * Each round has a channel of its own, so that a changed /etc/resolv.conf is followed.
  */
-#include "agent/dns_source.h"
 
 #include <ares.h>
-#include <arpa/inet.h>
 #include <errno.h>
 #include <event2/event.h>
 #include <sodium.h>
@@ -31,6 +29,7 @@
 #include "agent/discovery.h"
 #include "agent/discovery_sources.h"
 #include "agent/dns_reply.h"
+#include "agent/dns_spec.h"
 #include "lib/log.h"
 
 enum { SOCKETS_MAX = 16, TARGETS_MAX = 1024, CLASS_IN = 1, TTL_MIN_S = 1, TTL_MAX_S = 3600, RETRY_MIN_MS = 1000, RETRY_MAX_MS = 30000,
@@ -70,28 +69,6 @@ struct question {
 	enum dns_type type;
 	uint32_t n;
 };
-
-int dns_spec_parse(struct dns_spec *out, const char *text)
-{
-	const char *colon = strrchr(text, ':');
-	size_t len = colon ? (size_t)(colon - text) : strlen(text);
-	char *end;
-	unsigned long port;
-
-	*out = (struct dns_spec){ .is_srv = *text == '_' };
-	if (!len || len >= sizeof(out->name) || (out->is_srv ? colon != NULL : colon == NULL))
-		return -EINVAL;
-	memcpy(out->name, text, len);
-	if (strspn(out->name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != len)
-		return -EINVAL;
-	if (out->is_srv)
-		return 0;
-	port = strtoul(colon + 1, &end, 10);
-	if (colon[1] < '0' || colon[1] > '9' || *end || !port || port > UINT16_MAX)
-		return -EINVAL;
-	out->port_be = htons((uint16_t)port);
-	return 0;
-}
 
 /* ---- c-ares on the event loop ---- */
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints from DNS, asked of a server that the test runs (dnslib)."""
-import socket
 import threading
 import time
 
 import pytest
-from conftest import Agent, wait_for
+from conftest import Agent, free_port, wait_for
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, SRV, A
 from dnslib.server import BaseResolver, DNSServer
 
@@ -49,13 +48,24 @@ class Quiet:
         return lambda *args: None
 
 
+def serve_both(resolver):
+    """UDP and TCP on one port, which must be free for both."""
+    while True:
+        resolver.port = free_port()
+        servers = []
+        try:
+            for tcp in (False, True):
+                servers.append(DNSServer(resolver, address="127.0.0.1", port=resolver.port, tcp=tcp, logger=Quiet()))
+            return servers
+        except OSError:
+            for server in servers:
+                server.server.server_close()
+
+
 @pytest.fixture
 def names():
     resolver = Names()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        resolver.port = s.getsockname()[1]
-    servers = [DNSServer(resolver, address="127.0.0.1", port=resolver.port, tcp=tcp, logger=Quiet()) for tcp in (False, True)]
+    servers = serve_both(resolver)
     for server in servers:
         threading.Thread(target=server.server.serve_forever, args=(0.05,), daemon=True).start()
     yield resolver

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What --discover-dns says. The source itself: discovery_sources.h. */
-#ifndef LLMD_AGENT_DNS_SOURCE_H
-#define LLMD_AGENT_DNS_SOURCE_H
+#ifndef LLMD_AGENT_DNS_SPEC_H
+#define LLMD_AGENT_DNS_SPEC_H
 
 #include <stdbool.h>
 #include <stdint.h>
