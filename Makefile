@@ -26,7 +26,7 @@ MAPS_TESTS := $(addprefix $(B)/maps/test_,contents errors watch)
 TESTS := $(UNIT_TESTS) $(MAPS_TESTS) $(B)/bpf/test_tc $(B)/bpf/test_live
 FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 
-.PHONY: all deps demo check check-unit check-fuzz check-net fuzz bench install fmt help clean
+.PHONY: all deps demo check check-unit check-fuzz check-net check-k8s fuzz bench install fmt help clean
 .DEFAULT_GOAL := all
 
 all: deps ## build everything (the default)
@@ -50,6 +50,9 @@ check-fuzz: $(FUZZERS) ## a short run of every fuzz target, over the same inputs
 check-net: all $(NET:%=build/net/%) ## only the tests in network namespaces (root)
 	$(Q)scripts/install-deps test
 	$(Q)scripts/check-net
+
+check-k8s: all ## discovery against a real Kubernetes API server; scripts/check-k8s says where it is looked for
+	$(Q)scripts/check-k8s
 
 fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 	$(Q)scripts/install-deps test && $(MAKE) --no-print-directory $(FUZZERS)
