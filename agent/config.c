@@ -196,7 +196,7 @@ static const struct option_row rows[] = {
 	  option_parse_duration, FIELD(body_timeout_ms), &some_time },
 	{ "keepalive-timeout", "DURATION", "75s", SOME_TIME, "How long a client connection may be idle between requests.",
 	  option_parse_duration, FIELD(keepalive_timeout_ms), &some_time },
-	{ "drain-timeout", "DURATION", "30s", DURATION, "After SIGTERM: how long running requests may take to end.",
+	{ "drain-timeout", "DURATION", "30s", DURATION, "After SIGTERM, and at a pod that a file or name no longer lists: how long running requests may take to end.",
 	  option_parse_duration, FIELD(drain_timeout_ms) },
 	{ .help = "Choosing a pod" },
 	{ "policy", "NAME", "prefix-cache-aware", "prefix-cache-aware, session, least-load or round-robin",
