@@ -9,11 +9,11 @@ V ?=
 Q := $(if $(V),,@)
 B := build$(if $(SAN),/san)
 
-PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium libbpf libmnl
+PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium libbpf libmnl libcurl libcares yaml-0.1
 CPPFLAGS += -D_GNU_SOURCE -I. -Iinclude -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
-LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
+LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lresolv
 comma := ,
 say = @mkdir -p $(@D) && printf '  %-5s %s\n' $(1) $(2)
 
@@ -26,7 +26,7 @@ MAPS_TESTS := $(addprefix $(B)/maps/test_,contents errors watch)
 TESTS := $(UNIT_TESTS) $(MAPS_TESTS) $(B)/bpf/test_tc $(B)/bpf/test_live
 FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 
-.PHONY: all deps demo check check-unit check-fuzz check-net fuzz bench install fmt help clean
+.PHONY: all deps demo check check-unit check-fuzz check-net check-k8s fuzz bench install fmt help clean
 .DEFAULT_GOAL := all
 
 all: deps ## build everything (the default)
@@ -50,6 +50,9 @@ check-fuzz: $(FUZZERS) ## a short run of every fuzz target, over the same inputs
 check-net: all $(NET:%=build/net/%) ## only the tests in network namespaces (root)
 	$(Q)scripts/install-deps test
 	$(Q)scripts/check-net
+
+check-k8s: all ## discovery against a real Kubernetes API server; scripts/check-k8s says where it is looked for
+	$(Q)scripts/check-k8s
 
 fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 	$(Q)scripts/install-deps test && $(MAKE) --no-print-directory $(FUZZERS)
@@ -91,7 +94,6 @@ $(B)/bpf/test_tc: $(TC:%=$(B)/obj/tests/bpf/%.o)
 $(B)/bpf/test_live $(B)/bpf/test_tc: $(B)/bpf/%: $(B)/obj/tests/bpf/%.o $(B)/libcore.a
 $(MAPS_TESTS): $(B)/maps/test_%: $(B)/obj/tests/maps/test_%.o $(B)/obj/tests/maps/fixture.o $(B)/libcore.a | $(B)/llmd-maps
 $(TESTS): private LDLIBS += -lcmocka
-$(addprefix $(B)/,llmd-load llmd-maps unit/test_maps) build/fuzz/fuzz_maps: private LDLIBS += -lcurl
 build/bench/decide: build/obj/bench/decide.o build/libcore.a
 $(NET:%=build/net/%): build/net/%: build/obj/tests/net/%.o
 

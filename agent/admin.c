@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 
 #include "agent/decision_log.h"
+#include "agent/discovery.h"
 #include "agent/endpoint.h"
 #include "agent/metrics.h"
 #include "agent/session_key.h"
@@ -113,12 +114,18 @@ static void get_readyz(struct admin_call *call)
 static struct json_object *endpoint_json(const struct agent *agent, uint32_t i)
 {
 	const struct endpoint *endpoint = &agent->endpoints->at[i];
+	struct discovery_view view = discovery_view(agent->discovery, i);
 	struct json_object *json = json_object_new_object();
 
 	json_object_object_add(json, "address", json_object_new_string(endpoint->name));
 	json_object_object_add(json, "model", json_object_new_string(endpoint->config.model));
 	json_object_object_add(json, "role", json_object_new_string(endpoint_role_name(endpoint->role)));
 	json_object_object_add(json, "state", json_object_new_string(endpoint_state_name(endpoint->state)));
+	json_object_object_add(json, "engine", json_object_new_string(endpoint_engine_name(endpoint->config.engine)));
+	json_object_object_add(json, "source", json_object_new_string(view.source));
+	json_object_object_add(json, "condition", json_object_new_string(view.condition));
+	json_object_object_add(json, "drained", json_object_new_boolean(view.drained));
+	json_object_object_add(json, "index", json_object_new_int64(i));
 	json_object_object_add(json, "generation", json_object_new_int64(endpoint->generation));
 	json_object_object_add(json, "inflight_requests", json_object_new_int64(endpoint->inflight_requests));
 	json_object_object_add(json, "inflight_tokens", json_object_new_uint64(endpoint->inflight_tokens));
@@ -197,10 +204,7 @@ static void drain(struct admin_call *call, bool on)
 		reply_error(call, i == -EINVAL ? 400 : 404, i == -EINVAL ? "not an ADDR:PORT" : "no such endpoint");
 		return;
 	}
-	if (on && endpoints->at[i].state != ENDPOINT_DRAINING)
-		endpoint_set_state(endpoints, (uint32_t)i, ENDPOINT_DRAINING, "drained by the operator");
-	else if (!on && endpoints->at[i].state == ENDPOINT_DRAINING)
-		endpoint_set_state(endpoints, (uint32_t)i, ENDPOINT_STARTING, "undrained by the operator");
+	discovery_drain(call->agent->discovery, (uint32_t)i, on);
 	reply_json(call, 200, endpoint_json(call->agent, (uint32_t)i));
 }
 

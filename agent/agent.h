@@ -18,6 +18,7 @@ struct client;
 struct datapath;
 struct decider;
 struct decision_log;
+struct discovery;
 struct metrics;
 struct mirror;
 struct prober;
@@ -40,6 +41,7 @@ struct agent {
 	struct endpoint_table *endpoints;
 	struct decider *decider;
 	struct decision_log *decisions;
+	struct discovery *discovery;
 	struct metrics *metrics;
 	struct prober *prober;
 	struct upstream_pool *upstreams;

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/dns_spec.h"
+#include "agent/k8s_object.h"
 #include "lib/log.h"
 
 static const struct option_name policy_names[] = {
@@ -77,6 +79,39 @@ static int parse_endpoint(void *field, const char *value, const void *data)
 	return 0;
 }
 
+static int add_name(struct config_names *names, const char *value)
+{
+	if (names->n == CONFIG_DISCOVER_MAX)
+		return -EINVAL;
+	names->at[names->n++] = value;
+	return 0;
+}
+
+static int parse_dns(void *field, const char *value, const void *data)
+{
+	struct dns_spec spec;
+
+	(void)data;
+	return dns_spec_parse(&spec, value) ? -EINVAL : add_name(field, value);
+}
+
+static int parse_k8s(void *field, const char *value, const void *data)
+{
+	struct k8s_spec spec;
+
+	(void)data;
+	return k8s_spec_parse(&spec, value) ? -EINVAL : add_name(field, value);
+}
+
+static int parse_api(void *field, const char *value, const void *data)
+{
+	(void)data;
+	if (*value && strncmp(value, "https://", 8) && strncmp(value, "http://", 7))
+		return -EINVAL;
+	*(const char **)field = value;
+	return 0;
+}
+
 static int parse_header(void *field, const char *value, const void *data)
 {
 	struct config_headers *headers = field;
@@ -131,10 +166,24 @@ static const struct option_row rows[] = {
 	{ .help = "Serving" },
 	{ "listen", "ADDR:PORT", "0.0.0.0:8080", "an IP address and port: 0.0.0.0:8080, [::]:8080 (at most 16)",
 	  "Address to accept requests on.", parse_listen, FIELD(listen), .repeat = true },
-	{ "endpoint", "ADDR:PORT[,model=M][,role=R][,blocks=N]", NULL,
-	  "ADDR:PORT[,model=NAME][,role=decode|prefill|both][,blocks=N], each address once, at most 1024",
+	{ "endpoint", "ADDR:PORT[,model=M][,role=R][,blocks=N][,engine=E]", NULL,
+	  "ADDR:PORT[,model=NAME][,role=decode|prefill|both][,blocks=N][,engine=vllm|sglang], each address once, at most 1024",
 	  "A pod to route to. blocks is the capacity of its prefix cache in blocks of --prefix-block bytes.",
 	  parse_endpoint, FIELD(endpoints), .repeat = true },
+	{ "endpoints-file", "FILE", "", "a YAML or JSON file", "Pods to route to. Followed as it changes; a broken one is logged with line and column,\n"
+	  "and what was read last stays.", option_parse_string, FIELD(endpoints_file) },
+	{ "discover-dns", "NAME:PORT", NULL, "NAME:PORT, or _SERVICE._PROTOCOL.NAME for SRV records (at most 8)",
+	  "Pods are the addresses of a name, asked for again when their TTL is over.", parse_dns, FIELD(discover_dns), .repeat = true },
+	{ "dns-server", "ADDR:PORT", NULL, "an IP address and port", "Asked for --discover-dns instead of those in /etc/resolv.conf.",
+	  option_parse_address, FIELD(dns_server) },
+	{ "discover-k8s", "NAMESPACE/SERVICE[:PORT]", NULL, "NAMESPACE/SERVICE[:PORT] or NAMESPACE?LABEL-SELECTOR[:PORT] (at most 8)",
+	  "Pods are those of a Kubernetes Service, or of the EndpointSlices that a label selector chooses. PORT is a port's\n"
+	  "name or number; by default the one port there is, else the one named http, else the first.",
+	  parse_k8s, FIELD(discover_k8s), .repeat = true },
+	{ "k8s-api", "URL", "", "https://HOST:PORT or http://HOST:PORT", "The Kubernetes API; by default what the environment of a pod says.",
+	  parse_api, FIELD(k8s_api) },
+	{ "k8s-service-account", "DIR", "/var/run/secrets/kubernetes.io/serviceaccount", "a directory",
+	  "Has token and ca.crt for the Kubernetes API.", option_parse_string, FIELD(k8s_service_account) },
 	{ "max-connections", "N", "32768", "a number from 16 to 1048576",
 	  "Client connections at a time; more wait in the listen queue.", option_parse_u64, FIELD(max_connections), &connection_range },
 	{ "max-body", "SIZE", "64M", SIZE, "Largest request body; a larger one is answered 413.", option_parse_size, FIELD(max_body) },
@@ -147,7 +196,7 @@ static const struct option_row rows[] = {
 	  option_parse_duration, FIELD(body_timeout_ms), &some_time },
 	{ "keepalive-timeout", "DURATION", "75s", SOME_TIME, "How long a client connection may be idle between requests.",
 	  option_parse_duration, FIELD(keepalive_timeout_ms), &some_time },
-	{ "drain-timeout", "DURATION", "30s", DURATION, "After SIGTERM: how long running requests may take to end.",
+	{ "drain-timeout", "DURATION", "30s", DURATION, "After SIGTERM, and at a pod that a file or name no longer lists: how long running requests may take to end.",
 	  option_parse_duration, FIELD(drain_timeout_ms) },
 	{ .help = "Choosing a pod" },
 	{ "policy", "NAME", "prefix-cache-aware", "prefix-cache-aware, session, least-load or round-robin",
@@ -233,7 +282,7 @@ static const struct program program = {
 	.name = "llmd-agent",
 	.section = "8",
 	.summary = "routes LLM inference requests to the pod that holds their KV cache",
-	.usage = "--endpoint ADDR:PORT ... [OPTION ...]",
+	.usage = "{--endpoint ADDR:PORT | --endpoints-file FILE | --discover-dns NAME:PORT | --discover-k8s SPEC} ... [OPTION ...]",
 	.description = "llmd-agent accepts OpenAI-style HTTP requests, looks at the head of each once (model, session key, prompt "
 		       "prefix), picks the vLLM pod that already holds the conversation's KV cache and carries the "
 		       "request there and the answer back.",
@@ -251,8 +300,9 @@ static int complain(const char *text)
 	return -EINVAL;
 }
 
-static int check_endpoints(const struct config_endpoints *endpoints)
+static int check_endpoints(const struct config *config)
 {
+	const struct config_endpoints *endpoints = &config->endpoints;
 	char text[ADDRESS_TEXT_MAX];
 
 	for (uint32_t i = 0; i < endpoints->n; i++)
@@ -262,7 +312,9 @@ static int check_endpoints(const struct config_endpoints *endpoints)
 					address_format(&endpoints->at[i].address, text));
 				return -EINVAL;
 			}
-	return endpoints->n ? 0 : complain("--endpoint: at least one is needed");
+	if (endpoints->n || *config->endpoints_file || config->discover_dns.n || config->discover_k8s.n)
+		return 0;
+	return complain("--endpoint: at least one is needed, or --endpoints-file, --discover-dns or --discover-k8s");
 }
 
 static int check(const struct config *config)
@@ -274,7 +326,7 @@ static int check(const struct config *config)
 	}
 	if (config->port_range.low <= config->affinity_ports.high && config->affinity_ports.low <= config->port_range.high)
 		return complain("--affinity-ports: must not overlap --port-range");
-	return config->metrics_doc || config->cleanup ? 0 : check_endpoints(&config->endpoints);
+	return config->metrics_doc || config->cleanup ? 0 : check_endpoints(config);
 }
 
 int config_load(struct config *config, int argc, char **argv)

@@ -13,7 +13,7 @@
 #include "lib/address.h"
 #include "lib/option.h"
 
-enum { CONFIG_LISTEN_MAX = 16, CONFIG_SESSION_HEADERS_MAX = 32 };
+enum { CONFIG_LISTEN_MAX = 16, CONFIG_SESSION_HEADERS_MAX = 32, CONFIG_DISCOVER_MAX = 8 };
 
 struct config_listen {
 	uint32_t n;
@@ -23,6 +23,11 @@ struct config_listen {
 struct config_endpoints {
 	uint32_t n;
 	struct endpoint_config at[ENDPOINT_MAX];
+};
+
+struct config_names {
+	uint32_t n;
+	const char *at[CONFIG_DISCOVER_MAX];
 };
 
 struct config_headers {
@@ -43,6 +48,10 @@ struct config_weights {
 struct config {
 	struct config_listen listen;
 	struct config_endpoints endpoints;
+	const char *endpoints_file;
+	struct config_names discover_dns, discover_k8s;
+	const char *k8s_api, *k8s_service_account;
+	struct address dns_server; /* port 0: those of /etc/resolv.conf */
 	int policy; /* enum policy */
 	struct config_weights weight;
 	double affinity_threshold;

@@ -394,33 +394,13 @@ void datapath_hold_syns(struct datapath *datapath, uint64_t ms)
 
 /* ---- what an earlier agent knew ---- */
 
-int datapath_restore_endpoint(struct datapath *datapath, const uint8_t ip[16], uint16_t port_be, uint32_t *generation)
+void datapath_read_endpoints(struct datapath *datapath, struct endpoint_entry entries[LLMD_ENDPOINT_MAX])
 {
 	int fd = datapath_map_fd(datapath, MAP_ENDPOINTS);
 
-	for (uint32_t i = 0; i < LLMD_ENDPOINT_MAX; i++) {
-		struct endpoint_entry entry;
-
-		if (bpf_map_lookup_elem(fd, &i, &entry) || entry.state == ENDPOINT_MAP_FREE)
-			continue;
-		if (entry.port == port_be && !memcmp(entry.addr, ip, sizeof(entry.addr))) {
-			*generation = entry.generation;
-			return (int)i;
-		}
-	}
-	return -ENOENT;
-}
-
-void datapath_seed_generations(struct datapath *datapath)
-{
-	int fd = datapath_map_fd(datapath, MAP_ENDPOINTS);
-
-	for (uint32_t i = 0; i < LLMD_ENDPOINT_MAX; i++) {
-		struct endpoint_entry entry;
-
-		if (!bpf_map_lookup_elem(fd, &i, &entry))
-			datapath->agent->endpoints->at[i].generation = entry.generation;
-	}
+	for (uint32_t i = 0; i < LLMD_ENDPOINT_MAX; i++)
+		if (bpf_map_lookup_elem(fd, &i, &entries[i]))
+			memset(&entries[i], 0, sizeof(entries[i]));
 }
 
 int datapath_cleanup(struct agent *agent)

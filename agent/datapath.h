@@ -78,10 +78,7 @@ struct devices *datapath_devices(const struct datapath *datapath);
 struct netlink *datapath_netlink(const struct datapath *datapath);
 struct conntrack *datapath_conntrack(const struct datapath *datapath);
 
-/** datapath_seed_generations() - of all indices, so that no identity is given twice; before endpoints are added. */
-void datapath_seed_generations(struct datapath *datapath);
-
-/** datapath_restore_endpoint() - index and generation under which an address was known to an earlier agent. Return: index or -ENOENT. */
-int datapath_restore_endpoint(struct datapath *datapath, const uint8_t ip[16], uint16_t port_be, uint32_t *generation);
+/** datapath_read_endpoints() - as an earlier agent has left them; the free ones have the generation that was given last. */
+void datapath_read_endpoints(struct datapath *datapath, struct endpoint_entry entries[LLMD_ENDPOINT_MAX]);
 
 #endif

@@ -234,7 +234,7 @@ void decider_follow_endpoints(struct decider *decider)
 	if (decider->seen_changes == decider->endpoints->changes)
 		return;
 	decider->seen_changes = decider->endpoints->changes;
-	for (uint32_t i = 0; i < decider->endpoints->n; i++) {
+	for (uint32_t i = 0; i < ENDPOINT_MAX; i++) { /* those that are gone, too: their blocks take room */
 		const struct endpoint *endpoint = &decider->endpoints->at[i];
 
 		if (decider->generation[i] == endpoint->generation)

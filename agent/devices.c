@@ -35,6 +35,7 @@ struct devices {
 	struct front fronts[FRONTS_MAX]; /* in the map, but for the learnt ones */
 	struct front seen[FRONTS_MAX];
 	uint32_t n_seen;
+	uint16_t mss[ENDPOINT_MAX]; /* as in the map */
 };
 
 /* ---- fronts ---- */
@@ -178,6 +179,7 @@ static void write_endpoint(struct devices *devices, uint32_t index)
 	} else {
 		bpf_map_delete_elem(index_fd, &key);
 	}
+	devices->mss[index] = entry.mss;
 	bpf_map_update_elem(datapath_map_fd(devices->datapath, MAP_ENDPOINTS), &index, &entry, BPF_ANY);
 }
 
@@ -185,17 +187,14 @@ static void write_endpoint(struct devices *devices, uint32_t index)
 static void clamp_mss(struct devices *devices)
 {
 	struct control *control = datapath_control(devices->datapath);
-	int fd = datapath_map_fd(devices->datapath, MAP_ENDPOINTS);
 	uint32_t least[2] = { 0, 0 };
 
 	for (uint32_t i = 0; i < devices->agent->endpoints->n; i++) {
-		struct endpoint_entry entry;
-		uint32_t *mss = &least[!address_is_ipv4(&devices->agent->endpoints->at[i].config.address)];
+		const struct endpoint *endpoint = &devices->agent->endpoints->at[i];
+		uint32_t *mss = &least[!address_is_ipv4(&endpoint->config.address)];
 
-		if (devices->agent->endpoints->at[i].state == ENDPOINT_FREE || bpf_map_lookup_elem(fd, &i, &entry) || !entry.mss)
-			continue;
-		if (!*mss || entry.mss < *mss)
-			*mss = entry.mss;
+		if (endpoint->state != ENDPOINT_FREE && devices->mss[i] && (!*mss || devices->mss[i] < *mss))
+			*mss = devices->mss[i];
 	}
 	control->mss4 = least[0];
 	control->mss6 = least[1];

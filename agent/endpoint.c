@@ -13,6 +13,9 @@
 static const char *const state_names[] = { "free", "starting", "ready", "down", "draining" };
 static_assert(sizeof(state_names) / sizeof(state_names[0]) == ENDPOINT_STATE_N, "a name for each state");
 
+static const char *const engine_names[] = { "unknown", "vllm", "sglang" };
+static_assert(sizeof(engine_names) / sizeof(engine_names[0]) == ENDPOINT_ENGINE_N, "a name for each engine");
+
 static const bool legal[ENDPOINT_STATE_N][ENDPOINT_STATE_N] = {
 	[ENDPOINT_FREE] = { [ENDPOINT_STARTING] = true },
 	[ENDPOINT_STARTING] = { [ENDPOINT_READY] = true, [ENDPOINT_DOWN] = true, [ENDPOINT_DRAINING] = true,
@@ -38,6 +41,11 @@ const char *endpoint_role_name(enum endpoint_role role)
 		return "both";
 	}
 	return "unknown";
+}
+
+const char *endpoint_engine_name(enum endpoint_engine engine)
+{
+	return engine_names[engine];
 }
 
 uint64_t endpoint_model_hash(const char *model)
@@ -69,22 +77,40 @@ static int parse_blocks(uint32_t *out, const char *value)
 	return 0;
 }
 
-static int parse_attribute(struct endpoint_config *out, char *text)
+static int parse_engine(enum endpoint_engine *out, const char *value)
 {
-	char *value = strchr(text, '=');
+	for (enum endpoint_engine engine = 0; engine < ENDPOINT_ENGINE_N; engine++) {
+		if (!strcmp(value, engine_names[engine])) {
+			*out = engine;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
 
-	if (!value || !value[1])
-		return -EINVAL;
-	*value++ = '\0';
-	if (!strcmp(text, "model")) {
-		if (strlen(value) >= sizeof(out->model))
+int endpoint_config_set(struct endpoint_config *out, const char *name, const char *value)
+{
+	if (!strcmp(name, "model")) {
+		if (!*value || strlen(value) >= sizeof(out->model))
 			return -EINVAL;
 		strcpy(out->model, value);
 		return 0;
 	}
-	if (!strcmp(text, "role"))
+	if (!strcmp(name, "role"))
 		return parse_role(&out->role, value);
-	return strcmp(text, "blocks") ? -EINVAL : parse_blocks(&out->blocks, value);
+	if (!strcmp(name, "engine"))
+		return parse_engine(&out->engine, value);
+	return strcmp(name, "blocks") ? -ENOENT : parse_blocks(&out->blocks, value);
+}
+
+static int parse_attribute(struct endpoint_config *out, char *text)
+{
+	char *value = strchr(text, '=');
+
+	if (!value)
+		return -EINVAL;
+	*value++ = '\0';
+	return endpoint_config_set(out, text, value) ? -EINVAL : 0;
 }
 
 int endpoint_config_parse(struct endpoint_config *out, const char *text)
@@ -145,6 +171,15 @@ int endpoint_restore(struct endpoint_table *table, uint32_t index, uint32_t gene
 	if (table->at[index].state != ENDPOINT_FREE)
 		return -EEXIST;
 	return place(table, index, generation, config, "known from before");
+}
+
+void endpoint_reconfigure(struct endpoint_table *table, uint32_t index, const struct endpoint_config *config)
+{
+	struct endpoint *endpoint = &table->at[index];
+
+	endpoint->config = *config;
+	endpoint->role = config->role;
+	endpoint->model_hash = endpoint_model_hash(config->model);
 }
 
 void endpoint_remove(struct endpoint_table *table, uint32_t index)

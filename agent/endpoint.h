@@ -13,6 +13,8 @@ enum { ENDPOINT_MAX = 1024, ENDPOINT_MODEL_MAX = 256 };
 
 enum endpoint_role { ENDPOINT_ROLE_DECODE = 1, ENDPOINT_ROLE_PREFILL = 2, ENDPOINT_ROLE_BOTH = 3 };
 
+enum endpoint_engine { ENDPOINT_ENGINE_UNKNOWN, ENDPOINT_ENGINE_VLLM, ENDPOINT_ENGINE_SGLANG, ENDPOINT_ENGINE_N };
+
 enum endpoint_state {
 	ENDPOINT_FREE,	   /* no endpoint at this index */
 	ENDPOINT_STARTING, /* never reached yet; used like a ready one */
@@ -22,11 +24,12 @@ enum endpoint_state {
 	ENDPOINT_STATE_N
 };
 
-/** struct endpoint_config - what --endpoint says. */
+/** struct endpoint_config - what --endpoint or a discovery source says. */
 struct endpoint_config {
 	struct address address;
 	char model[ENDPOINT_MODEL_MAX]; /* "": serves any */
 	enum endpoint_role role;
+	enum endpoint_engine engine;
 	uint32_t blocks; /* capacity of its prefix cache in prefix blocks; 0: not known */
 };
 
@@ -54,8 +57,11 @@ struct endpoint_table {
 	struct endpoint at[ENDPOINT_MAX];
 };
 
-/** endpoint_config_parse() - "ADDR:PORT[,model=M][,role=decode|prefill|both][,blocks=N]". Return: 0 or -EINVAL. */
+/** endpoint_config_parse() - "ADDR:PORT[,model=M][,role=decode|prefill|both][,blocks=N][,engine=vllm|sglang]". Return: 0 or -EINVAL. */
 int endpoint_config_parse(struct endpoint_config *out, const char *text);
+
+/** endpoint_config_set() - one attribute by its name. Return: 0, -ENOENT for another name, -EINVAL for such a value. */
+int endpoint_config_set(struct endpoint_config *out, const char *name, const char *value);
 
 /** endpoint_add() - Return: index, -EEXIST for a known address, -ENOSPC. */
 int endpoint_add(struct endpoint_table *table, const struct endpoint_config *config);
@@ -65,6 +71,9 @@ int endpoint_add(struct endpoint_table *table, const struct endpoint_config *con
  * Return: @index, or -EEXIST when it is taken.
  */
 int endpoint_restore(struct endpoint_table *table, uint32_t index, uint32_t generation, const struct endpoint_config *config);
+
+/** endpoint_reconfigure() - the same pod is described in another way: model, role, engine, capacity. */
+void endpoint_reconfigure(struct endpoint_table *table, uint32_t index, const struct endpoint_config *config);
 
 /** endpoint_remove() - frees the index; its generation is spent. */
 void endpoint_remove(struct endpoint_table *table, uint32_t index);
@@ -77,6 +86,7 @@ void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpo
 
 const char *endpoint_state_name(enum endpoint_state state);
 const char *endpoint_role_name(enum endpoint_role role);
+const char *endpoint_engine_name(enum endpoint_engine engine);
 
 /** endpoint_model_hash() - of a model's name; 0 for "". */
 uint64_t endpoint_model_hash(const char *model);

@@ -17,6 +17,8 @@
 #include "agent/client.h"
 #include "agent/datapath.h"
 #include "agent/decision_log.h"
+#include "agent/discovery.h"
+#include "agent/endpoints_file.h"
 #include "agent/exchange.h"
 #include "agent/listener.h"
 #include "agent/metrics.h"
@@ -151,6 +153,7 @@ static void on_hangup(evutil_socket_t fd, short what, void *arg)
 			memcpy(agent->session_secret, secret, sizeof(secret));
 		log_info("files read again", NULL);
 	}
+	discovery_reload(agent->discovery);
 }
 
 static int watch_signals(struct process *process)
@@ -227,31 +230,6 @@ static int settle_secret(struct agent *agent)
 	return err;
 }
 
-/* Those that an earlier agent knew keep their identity, which the pinned maps refer to; the others take what is left. */
-static int init_endpoints(struct agent *agent)
-{
-	const struct config_endpoints *endpoints = &agent->config.endpoints;
-	int index = 0;
-
-	agent->endpoints = calloc(1, sizeof(*agent->endpoints));
-	if (!agent->endpoints)
-		return -ENOMEM;
-	if (agent->datapath)
-		datapath_seed_generations(agent->datapath);
-	for (uint32_t i = 0; agent->datapath && i < endpoints->n; i++) {
-		const struct address *address = &endpoints->at[i].address;
-		uint32_t generation;
-		int known = datapath_restore_endpoint(agent->datapath, address->ip, address->port_be, &generation);
-
-		if (known >= 0)
-			endpoint_restore(agent->endpoints, (uint32_t)known, generation, &endpoints->at[i]);
-	}
-	for (uint32_t i = 0; index >= 0 && i < endpoints->n; i++)
-		if (endpoint_find(agent->endpoints, &endpoints->at[i].address) < 0)
-			index = endpoint_add(agent->endpoints, &endpoints->at[i]);
-	return index < 0 ? index : 0;
-}
-
 static int init_decision(struct agent *agent)
 {
 	const struct config *options = &agent->config;
@@ -268,12 +246,11 @@ static int init_decision(struct agent *agent)
 		.default_capacity_blocks = (uint32_t)options->endpoint_blocks,
 	};
 
-	int err = init_endpoints(agent);
-
-	if (err)
-		return err;
+	agent->endpoints = calloc(1, sizeof(*agent->endpoints));
+	if (!agent->endpoints)
+		return -ENOMEM;
 	agent->decider = decider_new(&config, agent->endpoints);
-	return agent->decider ? 0 : -ENOMEM;
+	return agent->decider ? discovery_new(agent, &agent->discovery) : -ENOMEM;
 }
 
 static void gauges(void *ctx, struct metrics_gauges *out)
@@ -283,6 +260,7 @@ static void gauges(void *ctx, struct metrics_gauges *out)
 	out->clients = agent->n_clients;
 	out->draining = agent->draining;
 	upstream_pool_counts(agent->upstreams, &out->upstreams_open, &out->upstreams_idle);
+	discovery_get_stats(agent->discovery, &out->discovery);
 	metrics_kernel_collect(agent, &out->kernel);
 }
 
@@ -373,6 +351,7 @@ static void finish(struct process *process)
 	agent->datapath = NULL;
 	listeners_free(process->listeners);
 	admin_free(process->admin);
+	discovery_free(agent->discovery);
 	prober_free(agent->prober);
 	upstream_pool_free(agent->upstreams);
 	pipe_pool_close(&agent->pipes);
@@ -416,7 +395,7 @@ int main(int argc, char **argv)
 	if (sodium_init() < 0)
 		return EXIT_FAILURE;
 	if (agent->config.check_config)
-		return init_secret(agent) ? EXIT_USAGE : 0;
+		return init_secret(agent) || (*agent->config.endpoints_file && endpoints_file_check(agent->config.endpoints_file)) ? EXIT_USAGE : 0;
 	raise_limits();
 	if (agent->config.cleanup)
 		return run_cleanup(agent);

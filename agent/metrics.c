@@ -245,6 +245,28 @@ static void print_pod_state(struct scrape *scrape)
 	each_pod(scrape, pod_state);
 }
 
+static void print_by_source(struct scrape *scrape, const uint64_t *number)
+{
+	for (enum discovery_kind kind = 0; kind < DISCOVERY_KIND_N; kind++)
+		if (scrape->gauges.discovery.used[kind])
+			sample_label(scrape, "source", discovery_kind_name(kind), number[kind]);
+}
+
+static void print_listed(struct scrape *scrape)
+{
+	print_by_source(scrape, scrape->gauges.discovery.listed);
+}
+
+static void print_updates(struct scrape *scrape)
+{
+	print_by_source(scrape, scrape->gauges.discovery.updates);
+}
+
+static void print_failures(struct scrape *scrape)
+{
+	print_by_source(scrape, scrape->gauges.discovery.failures);
+}
+
 static void print_decisions(struct scrape *scrape)
 {
 	for (enum decision_reason reason = 0; reason < DECISION_REASON_N; reason++)
@@ -309,6 +331,7 @@ PRINT_COUNT(print_no_session, metrics->no_session)
 PRINT_COUNT(print_retries, metrics->retries)
 PRINT_COUNT(print_accept_errors, metrics->accept_errors)
 PRINT_COUNT(print_spliced, metrics->spliced)
+PRINT_COUNT(print_left_out, gauges.discovery.left_out)
 PRINT_COUNT(print_draining, gauges.draining)
 
 static void print_build_info(struct scrape *scrape)
@@ -376,6 +399,14 @@ static const struct family families[] = {
 	  "sum by (state) (llmd_endpoint_state)", print_pod_state },
 	{ "llmd_endpoint_prefix_blocks", "gauge", "pod", "Prefix blocks that a pod is believed to hold.",
 	  "llmd_endpoint_prefix_blocks", print_pod_blocks },
+	{ "llmd_discovery_endpoints", "gauge", "source", "Endpoints that a source of discovery lists.",
+	  "llmd_discovery_endpoints", print_listed },
+	{ "llmd_discovery_left_out", "gauge", "", "Listed endpoints for which the table of 1024 has no room.",
+	  "llmd_discovery_left_out > 0", print_left_out },
+	{ "llmd_discovery_updates_total", "counter", "source", "Sets of endpoints that a source has brought.",
+	  "rate(llmd_discovery_updates_total[5m])", print_updates },
+	{ "llmd_discovery_failures_total", "counter", "source", "Attempts of a source that brought nothing; the last set stays.",
+	  "rate(llmd_discovery_failures_total[5m]) > 0", print_failures },
 	{ "llmd_sessions", "gauge", "", "Sessions bound.", "llmd_sessions / llmd_sessions_max", print_sessions },
 	{ "llmd_sessions_max", "gauge", "", "Bound of the session table.", "llmd_sessions / llmd_sessions_max", print_sessions_max },
 	{ "llmd_sessions_evicted_total", "counter", "", "Sessions that went because the table was full.",

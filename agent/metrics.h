@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "agent/decide.h"
+#include "agent/discovery.h"
 #include "agent/endpoint.h"
 #include "agent/http_head.h"
 #include "agent/metrics_kernel.h"
@@ -30,6 +31,7 @@ enum metrics_cut { METRICS_CUT_CLIENT, METRICS_CUT_UPSTREAM, METRICS_CUT_N };
 struct metrics_gauges {
 	uint64_t clients, upstreams_open, upstreams_idle;
 	bool draining;
+	struct discovery_stats discovery;
 	struct metrics_kernel kernel;
 };
 

@@ -3,7 +3,8 @@
  * Connections to pods: see upstream.h.
  *
  * Idle connections of an endpoint are a stack, so that the warmest is used again and the others time out. An idle one
- * is watched for reading: whatever comes (the pod's FIN, or bytes nobody asked for) ends it.
+ * is watched for reading: whatever comes (the pod's FIN, or bytes nobody asked for) ends it. The others are listed, too,
+ * for the pod may be removed while they are in use.
  */
 #include "agent/upstream.h"
 
@@ -31,7 +32,7 @@ struct upstream_pool {
 	struct upstream_callbacks callbacks;
 	uint64_t n_open, n_idle;
 	uint32_t idle_count[ENDPOINT_MAX];
-	struct upstream_list idle[ENDPOINT_MAX];
+	struct upstream_list idle[ENDPOINT_MAX], busy[ENDPOINT_MAX]; /* each is in one of them until it is closed */
 	struct port_pool *ports;     /* NULL: the kernel chooses */
 	uint32_t mss_limit;	     /* 0: none */
 	uint32_t spares[ENDPOINT_MAX]; /* being dialled for nobody yet */
@@ -77,6 +78,8 @@ static void retire(struct upstream *upstream)
 
 	if (upstream->state == UPSTREAM_IDLE)
 		leave_idle(upstream);
+	else
+		LIST_REMOVE(upstream, link);
 	upstream_set_state(upstream, UPSTREAM_CLOSED);
 	event_del(&upstream->timer);
 	upstream->exchange = NULL;
@@ -258,6 +261,7 @@ static struct upstream *upstream_new(struct upstream_pool *pool, uint32_t endpoi
 	upstream->peer.on_writable = on_writable;
 	upstream->peer.on_broken = on_broken;
 	evtimer_assign(&upstream->timer, pool->agent->base, on_timer, upstream);
+	LIST_INSERT_HEAD(&pool->busy[endpoint], upstream, link);
 	pool->n_open++;
 	return upstream;
 }
@@ -325,6 +329,7 @@ static struct upstream *take_idle(struct upstream_pool *pool, uint32_t endpoint)
 	if (!upstream)
 		return NULL;
 	leave_idle(upstream);
+	LIST_INSERT_HEAD(&pool->busy[endpoint], upstream, link);
 	upstream_set_state(upstream, UPSTREAM_BUSY);
 	upstream->reused = true;
 	return upstream;
@@ -357,6 +362,7 @@ void upstream_put(struct upstream *upstream)
 	upstream_set_state(upstream, UPSTREAM_IDLE);
 	upstream->exchange = NULL;
 	peer_watch_readable(&upstream->peer, true);
+	LIST_REMOVE(upstream, link);
 	LIST_INSERT_HEAD(&pool->idle[endpoint], upstream, link);
 	pool->n_idle++;
 	pool->idle_count[endpoint]++;
@@ -411,6 +417,21 @@ void upstream_pool_forget(struct upstream_pool *pool, uint32_t endpoint)
 
 	while ((upstream = LIST_FIRST(&pool->idle[endpoint])))
 		upstream_close(upstream);
+}
+
+/*
+ * Dissolving the association makes the socket fail (ENOTCONN), and sends the pod a RST. After shutdown() it would end well,
+ * and an answer without a length would look complete.
+ */
+void upstream_pool_cut(struct upstream_pool *pool, uint32_t endpoint)
+{
+	const struct sockaddr none = { .sa_family = AF_UNSPEC };
+	struct upstream *upstream;
+
+	upstream_pool_forget(pool, endpoint);
+	LIST_FOREACH(upstream, &pool->busy[endpoint], link)
+		if (upstream->state == UPSTREAM_BUSY)
+			connect(upstream->peer.fd, &none, sizeof(none));
 }
 
 void upstream_pool_counts(const struct upstream_pool *pool, uint64_t *open, uint64_t *idle)

@@ -81,6 +81,9 @@ void upstream_give_port(struct upstream_pool *pool, uint32_t endpoint, uint16_t 
 /** upstream_pool_forget() - closes the idle connections to an endpoint that is gone or down. */
 void upstream_pool_forget(struct upstream_pool *pool, uint32_t endpoint);
 
+/** upstream_pool_cut() - the endpoint is removed: what is in use breaks as if the pod had reset it, in the next turn of the loop. */
+void upstream_pool_cut(struct upstream_pool *pool, uint32_t endpoint);
+
 void upstream_pool_counts(const struct upstream_pool *pool, uint64_t *open, uint64_t *idle);
 
 #endif
