@@ -4,7 +4,7 @@ BPF := ingress egress sockops
 LIB := option address log histogram session_hash
 AGENT := admin affinity attach buffer client config conntrack datapath decide decide_name decision_log devices dirty_queue \
 	endpoint exchange flow_adopt flow_events flow_table forward handoff handoff_prepare http_body http_head http_rewrite json \
-	kernel_features listener map_batch metrics metrics_collect metrics_kernel metrics_print mirror mirror_load netlink \
+	keeper kernel_features listener map_batch metrics metrics_collect metrics_kernel metrics_print mirror mirror_load netlink \
 	netlink_request older peer pins pipe_pool port_pool prefix prefix_hash prober prompt reach response session session_key \
 	sockops status tcp_repair upstream
 TOOLS := llmd-sim llmd-load llmd-maps
