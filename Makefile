@@ -81,6 +81,7 @@ $(B)/libcore.a: $(CORE)
 $(B)/llmd-agent: $(B)/obj/agent/main.o $(B)/libcore.a
 $(B)/llmd-sim: $(SIM:%=$(B)/obj/tools/sim/%.o) $(B)/libcore.a
 $(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/obj/tools/sim/cache.o $(B)/libcore.a
+$(B)/llmd-doctor: $(DOCTOR:%=$(B)/obj/tools/doctor/%.o) $(B)/libcore.a
 $(B)/llmd-maps: $(B)/obj/tools/maps/main.o $(MAPS:%=$(B)/obj/tools/maps/%.o) $(B)/libcore.a
 $(B)/unit/test_bpf_lib: $(B)/obj/tests/bpf/wire.o
 $(B)/unit/test_load: $(addprefix $(B)/obj/tools/,load/sse.o load/quantile.o load/trace.o sim/cache.o)
