@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from conftest import BUILD, Agent, Pod, answer
 
-PROGRAMS = ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load")
+PROGRAMS = ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor")
 ROOT = os.path.join(os.path.dirname(__file__), "../..")
 
 

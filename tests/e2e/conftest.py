@@ -40,7 +40,7 @@ def remove():
 
 @pytest.fixture(scope="session")
 def clients():
-    kubectl("apply", "-f", f"{ROOT}/tests/e2e/clients.yaml")
+    kubectl("apply", "-f", f"{ROOT}/tests/e2e/clients.yaml", namespace=OWN)
     try:
         for name in ("client", "node"):
             kubectl("rollout", "status", f"daemonset/{name}", "--timeout", "120s", namespace=OWN)

@@ -126,6 +126,24 @@ class Stream(threading.Thread):
         return not self.error and self.tokens() == self.want and self.text.count("data: [DONE]") == 1
 
 
+class PodStream(Stream):
+    """The same from a pod of the tests on a node."""
+
+    def __init__(self, cluster, node, address, port, session, tokens=10):
+        self.pod = cluster.own_pod("client", node)
+        super().__init__(address, port, session, tokens)
+
+    def run(self):
+        command = ["kubectl", "--namespace", OWN, "exec", self.pod, "--", "curl", "-sN", "-m", "180", "-H", f"X-Session-ID: {self.session}", "-H",
+                   f"x-request-id: id-{self.session}", "-d", body_of(self.want), f"http://{self.address}:{self.port}/v1/chat/completions"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
+            for line in curl.stdout:
+                self.text += line
+                self.begun.set()
+        self.error = curl.returncode or None
+        self.begun.set()
+
+
 def from_outside(cluster, node, address, port, session):
     stream = Stream(address, port, session)
     stream.join(180)

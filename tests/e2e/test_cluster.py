@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """llmd in a cluster: the ways in, sessions, streams in the kernel, and what happens to them when something goes away."""
 import collections
-import json
 import os
+import re
 import subprocess
 import uuid
 
 import pytest
 
 from conftest import DISCOVERS, WORK
-from lib import POD_PORT, PORT, Stream, from_outside, from_pod, kubectl, objects, wait_for
+from lib import POD_PORT, PORT, PodStream, Stream, from_outside, from_pod, kubectl, objects, wait_for
 
 WAYS = {
     "host port, from outside": (from_outside, "host"),
@@ -54,12 +54,13 @@ def flows(cluster, node, *sessions):
     return [flow for flow in cluster.maps(node, "flow", "list") if flow["request_id"] in ids]
 
 
-def open_streams(cluster, each, tokens, kind="host"):
-    """On every node, the second time by a way that the programs know, and in the kernel."""
+def open_streams(cluster, each, tokens, kind="host", from_pods=False):
+    """On every node, by a way that the programs know."""
     streams = {}
     for node in cluster.nodes:
         address, port = target(cluster, node, kind)
-        streams[node] = [Stream(address, port, name(), tokens) for _ in range(each)]
+        streams[node] = [PodStream(cluster, node, address, port, name(), tokens) if from_pods else Stream(address, port, name(), tokens)
+                         for _ in range(each)]
     for node, some in streams.items():
         for stream in some:
             assert stream.begun.wait(60) and not stream.error, stream.error
@@ -76,15 +77,20 @@ def end_whole(streams):
     assert not lost
 
 
-@pytest.mark.parametrize("kind", ["host", "nodeport"])
-def test_streams_are_in_the_kernel(cluster, kind):
+@pytest.mark.parametrize("kind,from_pods", [("host", False), ("nodeport", False), ("host", True), ("clusterip", True)],
+                         ids=["host port", "NodePort", "host port, from pods", "ClusterIP, from pods"])
+def test_streams_are_in_the_kernel(cluster, kind, from_pods):
+    request = from_pod("client") if from_pods else from_outside
     for node in cluster.nodes:
-        assert from_outside(cluster, node, *target(cluster, node, kind), name()).count("tok") >= 10  # a way that is not known yet is learnt
-    streams = open_streams(cluster, 3, 150, kind)
+        text = request(cluster, node, *target(cluster, node, kind), name())  # a way that is not known yet is learnt
+        assert text.count('"content":"tok') == 10
+    streams = open_streams(cluster, 3, 900, kind, from_pods)
     for node, some in streams.items():
-        flow = flows(cluster, node, some[0].session)[0]
-        assert flow["pod"] == bound(cluster, node, some[0].session)
-        wait_for(lambda: flows(cluster, node, some[0].session)[0]["packets_down"] > flow["packets_down"] + 5, "packets through the kernel")
+        session = some[0].session
+        seen = wait_for(lambda: flows(cluster, node, session), "the stream among the flows")[0]
+        assert seen["pod"] == bound(cluster, node, session)
+        later = wait_for(lambda: flows(cluster, node, session), "the stream among the flows")[0]
+        assert later["packets_down"] > seen["packets_down"], "packets through the kernel"
     end_whole(streams)
 
 
@@ -202,35 +208,30 @@ def test_exactly_three_capabilities(cluster):
 
 # ---- last ----
 
+LIST_PINNED = """for f in $(find /sys/fs/bpf/llmd); do bpftool -j map show pinned $f; bpftool -j link show pinned $f; done 2>/dev/null"""
+
+
 def pinned_ids(cluster, node):
-    """Ids of all maps and programs that are pinned, or held by pinned links."""
-    ids = {"map": set(), "prog": set()}
-    pins = "/sys/fs/bpf/llmd/v1"
-    for path in cluster.on_node(node, "find", pins).split():
-        for kind in ("map", "link"):
-            out = cluster.on_node(node, "bpftool", "-j", kind, "show", "pinned", path, check=False)
-            try:
-                shown = json.loads(out)
-            except ValueError:
-                continue
-            if isinstance(shown, dict) and "id" in shown and "error" not in shown:
-                ids["map" if kind == "map" else "prog"].add(shown["id"] if kind == "map" else shown["prog_id"])
-    return ids
+    """Ids of all maps that are pinned, and of the programs that pinned links hold."""
+    out = cluster.on_node(node, "sh", "-c", LIST_PINNED, check=False)
+    return {"map": set(re.findall(r'^\{"id":(\d+),"type":"(?!tcx|cgroup)', out, re.M)), "prog": set(re.findall(r'"prog_id":(\d+)', out))}
+
+
+def still_there(cluster, node, ids):
+    script = "; ".join(f"bpftool -j {kind} show id {number}" for kind in ids for number in sorted(ids[kind]))
+    return re.findall(r'"id":\d+', cluster.on_node(node, "sh", "-c", script, check=False))
 
 
 def test_removal_leaves_nothing(cluster):
     for node in cluster.nodes:
         assert "[DONE]" in from_outside(cluster, node, cluster.nodes[node], PORT, name())
     held = {node: pinned_ids(cluster, node) for node in cluster.nodes}
-    assert all(ids["map"] and ids["prog"] for ids in held.values()), held
+    assert all(ids["map"] and ids["prog"] and still_there(cluster, node, ids) for node, ids in held.items()), held
     pods = list(cluster.decode_pods())
     kubectl("delete", "-k", WORK, "--timeout", "240s", timeout=300)
     for node, ids in held.items():
         wait_for(lambda: "llmd" not in cluster.on_node(node, "ls", "/sys/fs/bpf"), f"no pins on {node}")
-        for kind, numbers in ids.items():
-            for number in numbers:
-                wait_for(lambda: '"id":' not in cluster.on_node(node, "bpftool", "-j", kind, "show", "id", str(number), check=False).replace(" ", ""),
-                         f"{kind} {number} gone on {node}", 30)
+        wait_for(lambda: not still_there(cluster, node, ids), f"programs and maps gone on {node}", 30)
         assert "llmd" not in cluster.on_node(node, "bpftool", "net", "show")
         tracked = cluster.on_node(node, "conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED", check=False)
         left = [line for line in tracked.splitlines() if any(f"dst={pod.split(':')[0]} " in line and f"dport={POD_PORT}" in line for pod in pods)]

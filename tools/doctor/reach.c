@@ -198,6 +198,7 @@ static bool split_url(const char *url, char host[256], char port[8])
 void check_redis(struct doctor *doctor)
 {
 	const char *why = "agents on other nodes do not learn what this one does; requests are served all the same";
+	bool is_tls = !strncmp(doctor->config.redis, "rediss:", 7);
 	char host[256], port[8], answer[ANSWER_MAX];
 	int fd, n;
 
@@ -210,14 +211,18 @@ void check_redis(struct doctor *doctor)
 		return;
 	}
 	fd = dial_name(host, port, doctor->config.timeout_ms);
-	n = fd < 0 ? fd : strncmp(doctor->config.redis, "rediss:", 7) ? ask(fd, "PING\r\n", answer, doctor->config.timeout_ms) : (close(fd), 0);
+	n = fd < 0 || is_tls ? fd : ask(fd, "PING\r\n", answer, doctor->config.timeout_ms);
+	if (fd >= 0 && is_tls)
+		close(fd);
 	if (n < 0)
 		doctor_tell(doctor, FINDING_WARN, "redis", why, "is it up, and may this node reach it (NetworkPolicy)?", "%s:%s: %s", host, port, strerror(-n));
-	else if (n && strncmp(answer, "+PONG", 5) && strncmp(answer, "-NOAUTH", 7))
+	else if (is_tls)
+		doctor_tell(doctor, FINDING_OK, "redis", NULL, NULL, "%s:%s accepts connections; TLS is not tried here", host, port);
+	else if (strncmp(answer, "+PONG", 5) && strncmp(answer, "-NOAUTH", 7))
 		doctor_tell(doctor, FINDING_WARN, "redis", why, "another service has the port, or Redis refuses: see its answer", "%s:%s answers \"%.*s\"", host, port,
 			(int)strcspn(answer, "\r\n"), answer);
 	else
-		doctor_tell(doctor, FINDING_OK, "redis", NULL, NULL, "%s:%s %s", host, port, n ? "answers" : "accepts connections");
+		doctor_tell(doctor, FINDING_OK, "redis", NULL, NULL, "%s:%s answers", host, port);
 }
 
 /* ---- the API server ---- */
