@@ -86,14 +86,14 @@ def test_options_of_the_manifests_are_the_agents(deploy):
 
 @once
 @pytest.mark.skipif(not (shutil.which("umoci") and shutil.which("skopeo")), reason="umoci and skopeo are not installed")
-def test_image_is_small_and_the_same_twice():
+def test_image_is_small_and_the_same_twice(tmp_path):
     sizes = []
     for _ in range(2):
-        done = subprocess.run([f"{ROOT}/scripts/image"], env={**os.environ, "ENGINE": "none", "IMAGE": "localhost/llmd:test"}, capture_output=True, text=True)
+        done = subprocess.run([f"{ROOT}/scripts/image"], env={**os.environ, "ENGINE": "none", "IMAGE": "localhost/llmd:test", "OUT": str(tmp_path / "image")}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         sizes.append(re.search(r"(\d+) bytes, sha256 (\w+)", done.stdout).groups())
     assert sizes[0] == sizes[1] and int(sizes[0][0]) < 60_000_000
-    root = f"{ROOT}/build/image/root"
+    root = str(tmp_path / "image/root")
     assert not os.path.exists(f"{root}/bin/sh") and not os.path.exists(f"{root}/usr/bin/sh")
     # In the image's own root, with nothing of this machine's.
     for program in ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor") if os.geteuid() == 0 else ():
