@@ -226,6 +226,8 @@ static const struct option_row rows[] = {
 	  option_parse_address, FIELD(metrics_listen) },
 	{ "log-level", "LEVEL", "info", "debug, info, warn or error", "debug logs every request.",
 	  option_parse_enum, FIELD(log_level), level_names },
+	{ "access-log", "N", "0", "a number", "Log one of N requests, with its id, pod, reason, tokens and duration, at level info; 0: none.",
+	  option_parse_u64, FIELD(access_log) },
 	{ "log-format", "FORMAT", "text", "text or json", "Lines of key=value, or JSON.",
 	  option_parse_enum, FIELD(log_format), format_names },
 	{ "check-config", NULL, NULL, "given without a value", "Check the options and end: 0 or 2.",

@@ -63,6 +63,7 @@ struct config {
 	bool cleanup;
 	uint64_t cleanup_on_term_ms; /* 0: not a keeper */
 	int log_level, log_format;
+	uint64_t access_log; /* one of so many requests; 0: none */
 	bool check_config, metrics_doc;
 };
 
