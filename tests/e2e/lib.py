@@ -20,7 +20,7 @@ def run(*command, check=True, input=None, timeout=300):
 
 
 def kubectl(*words, namespace=NAMESPACE, **options):
-    return run("kubectl", "--namespace", namespace, *words, **options)
+    return run("kubectl", *(["--namespace", namespace] if namespace else []), *words, **options)
 
 
 def objects(*words, namespace=NAMESPACE):

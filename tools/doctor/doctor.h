@@ -27,6 +27,7 @@ struct doctor {
 	struct doctor_config config;
 	struct json_object *findings;
 	unsigned count[FINDING_N];
+	bool kernel_lacks; /* what follows would fail for the same reason */
 };
 
 /** doctor_tell() - @why and @cure: NULL for what is well. */

@@ -20,6 +20,9 @@ static void tell_feature(void *ctx, const char *name, const char *needs, bool th
 {
 	struct doctor *doctor = ctx;
 
+	if (doctor->kernel_lacks)
+		return;
+	doctor->kernel_lacks = needed && !there;
 	if (there)
 		doctor_tell(doctor, FINDING_OK, "kernel", NULL, NULL, "%s", name);
 	else if (needed)
