@@ -26,7 +26,7 @@ MAPS_TESTS := $(addprefix $(B)/maps/test_,contents errors watch)
 TESTS := $(UNIT_TESTS) $(MAPS_TESTS) $(B)/bpf/test_tc $(B)/bpf/test_live
 FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 
-.PHONY: all deps demo check check-unit check-fuzz check-net check-k8s fuzz bench install fmt help clean
+.PHONY: all deps demo check check-unit check-fuzz check-net check-k8s fuzz bench install fmt help clean image deb demo-dashboard kind-e2e
 .DEFAULT_GOAL := all
 
 all: deps ## build everything (the default)
@@ -67,12 +67,15 @@ install: all ## into DESTDIR and PREFIX: programs, manual pages, completion, a s
 	install -D -m 644 tools/maps/llmd-maps.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/llmd-maps
 	sed 's|@bindir@|$(PREFIX)/bin|' deploy/systemd/llmd-agent.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/llmd-agent.service
 
+image deb demo-dashboard kind-e2e: all ## an image, a Debian package; the demo under load with Prometheus; tests/e2e on kind
+	$(Q)scripts/$@
+
 fmt: ## format all C files
 	$(Q)scripts/install-deps test
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9 -]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 clean: ## remove build/
 	rm -rf build
@@ -84,6 +87,7 @@ $(B)/libcore.a: $(CORE)
 $(B)/llmd-agent: $(B)/obj/agent/main.o $(B)/libcore.a
 $(B)/llmd-sim: $(SIM:%=$(B)/obj/tools/sim/%.o) $(B)/libcore.a
 $(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/obj/tools/sim/cache.o $(B)/libcore.a
+$(B)/llmd-doctor: $(DOCTOR:%=$(B)/obj/tools/doctor/%.o) $(B)/libcore.a
 $(B)/llmd-maps: $(B)/obj/tools/maps/main.o $(MAPS:%=$(B)/obj/tools/maps/%.o) $(B)/libcore.a
 $(B)/unit/test_bpf_lib: $(B)/obj/tests/bpf/wire.o
 $(B)/unit/test_load: $(addprefix $(B)/obj/tools/,load/sse.o load/quantile.o load/trace.o sim/cache.o)

@@ -17,12 +17,14 @@
 #include "agent/metrics.h"
 #include "agent/session_key.h"
 #include "agent/status.h"
+#include "lib/log.h"
 
 enum { HEAD_MAX = 8192, BODY_MAX = 4096, TIMEOUT_S = 30, DECISIONS_SHOWN = 20, PATH_ARG_MAX = 1024 };
 
+/* @open: what --metrics-listen serves, or NULL. */
 struct admin {
 	struct agent *agent;
-	struct evhttp *http;
+	struct evhttp *http, *open;
 };
 
 /* @arg: the decoded part of the path that stands for "*" in the route. */
@@ -222,10 +224,11 @@ static const struct route {
 	enum evhttp_cmd_type method;
 	const char *before, *after; /* of the argument; @after NULL: the path has none */
 	void (*serve)(struct admin_call *call);
+	bool open; /* to everybody: changes nothing, and tells nothing of sessions or requests */
 } routes[] = {
-	{ EVHTTP_REQ_GET, "/metrics", NULL, get_metrics },
-	{ EVHTTP_REQ_GET, "/healthz", NULL, get_healthz },
-	{ EVHTTP_REQ_GET, "/readyz", NULL, get_readyz },
+	{ EVHTTP_REQ_GET, "/metrics", NULL, get_metrics, true },
+	{ EVHTTP_REQ_GET, "/healthz", NULL, get_healthz, true },
+	{ EVHTTP_REQ_GET, "/readyz", NULL, get_readyz, true },
 	{ EVHTTP_REQ_GET, "/v1/endpoints", NULL, get_endpoints },
 	{ EVHTTP_REQ_GET, "/v1/sessions/", "", get_session },
 	{ EVHTTP_REQ_GET, "/v1/decisions", NULL, get_decisions },
@@ -263,9 +266,8 @@ static bool route_matches(const struct route *route, struct admin_call *call, co
 	       !decode_arg(call, path + before, len - before - after);
 }
 
-static void on_request(struct evhttp_request *request, void *arg)
+static void serve(struct admin *admin, struct evhttp_request *request, bool open)
 {
-	struct admin *admin = arg;
 	const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(request);
 	const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
 	struct admin_call call = { .agent = admin->agent, .request = request, .query = uri ? evhttp_uri_get_query(uri) : NULL };
@@ -275,7 +277,7 @@ static void on_request(struct evhttp_request *request, void *arg)
 	if (method == EVHTTP_REQ_HEAD)
 		method = EVHTTP_REQ_GET;
 	for (size_t i = 0; path && i < sizeof(routes) / sizeof(routes[0]); i++) {
-		if (!route_matches(&routes[i], &call, path))
+		if ((open && !routes[i].open) || !route_matches(&routes[i], &call, path))
 			continue;
 		if (routes[i].method == method) {
 			routes[i].serve(&call);
@@ -288,29 +290,50 @@ static void on_request(struct evhttp_request *request, void *arg)
 	reply_error(&call, allow ? 405 : 404, allow ? "method not allowed" : "no such path");
 }
 
+static void on_request(struct evhttp_request *request, void *arg)
+{
+	serve(arg, request, false);
+}
+
+static void on_open_request(struct evhttp_request *request, void *arg)
+{
+	serve(arg, request, true);
+}
+
+static int listen_at(struct admin *admin, const struct address *address, void (*handler)(struct evhttp_request *, void *),
+	struct evhttp **out)
+{
+	char ip[ADDRESS_TEXT_MAX];
+	int err;
+
+	*out = evhttp_new(admin->agent->base);
+	if (!*out)
+		return -ENOMEM;
+	evhttp_set_max_headers_size(*out, HEAD_MAX);
+	evhttp_set_max_body_size(*out, BODY_MAX);
+	evhttp_set_timeout(*out, TIMEOUT_S);
+	evhttp_set_gencb(*out, handler, admin);
+	errno = 0;
+	if (!evhttp_bind_socket(*out, address_format_ip(address, ip), ntohs(address->port_be)))
+		return 0;
+	err = errno ? errno : EADDRINUSE;
+	log_error("cannot listen", "address=%s error=\"%s\"", address_format(address, ip), strerror(err));
+	return -err;
+}
+
 int admin_new(struct agent *agent, struct admin **out)
 {
 	struct admin *admin = calloc(1, sizeof(*admin));
-	const struct address *address = &agent->config.admin;
-	char ip[ADDRESS_TEXT_MAX];
 	int err;
 
 	*out = NULL;
 	if (!admin)
 		return -ENOMEM;
 	admin->agent = agent;
-	admin->http = evhttp_new(agent->base);
-	if (!admin->http) {
-		free(admin);
-		return -ENOMEM;
-	}
-	evhttp_set_max_headers_size(admin->http, HEAD_MAX);
-	evhttp_set_max_body_size(admin->http, BODY_MAX);
-	evhttp_set_timeout(admin->http, TIMEOUT_S);
-	evhttp_set_gencb(admin->http, on_request, admin);
-	errno = 0;
-	if (evhttp_bind_socket(admin->http, address_format_ip(address, ip), ntohs(address->port_be))) {
-		err = errno ? -errno : -EADDRINUSE;
+	err = listen_at(admin, &agent->config.admin, on_request, &admin->http);
+	if (!err && agent->config.metrics_listen.port_be)
+		err = listen_at(admin, &agent->config.metrics_listen, on_open_request, &admin->open);
+	if (err) {
 		admin_free(admin);
 		return err;
 	}
@@ -322,6 +345,9 @@ void admin_free(struct admin *admin)
 {
 	if (!admin)
 		return;
-	evhttp_free(admin->http);
+	if (admin->http)
+		evhttp_free(admin->http);
+	if (admin->open)
+		evhttp_free(admin->open);
 	free(admin);
 }

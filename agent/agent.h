@@ -11,6 +11,7 @@
 #include "agent/config.h"
 #include "agent/handoff.h"
 #include "agent/pipe_pool.h"
+#include "lib/log.h"
 
 enum { AGENT_SCRATCH = 64 * 1024, AGENT_SCANNERS_KEPT = 64 };
 
@@ -53,6 +54,7 @@ struct agent {
 	uint64_t n_clients;
 	uint8_t session_secret[16];
 	uint64_t request_ids; /* begins at random, so that agents differ */
+	uint64_t ended;	      /* requests, for --access-log */
 	bool draining;
 	unsigned n_scanners;
 	struct prompt_scanner *scanners[AGENT_SCANNERS_KEPT];
@@ -69,5 +71,13 @@ void agent_give_scanner(struct agent *agent, struct prompt_scanner *scanner);
 
 /** agent_client_gone() - called by a client when it ends: a drain may be over, or the listeners may go on. */
 void agent_client_gone(struct agent *agent);
+
+/** agent_access_level() - of the line about a request that has ended: one of --access-log is for everybody. */
+static inline enum log_level agent_access_level(struct agent *agent)
+{
+	uint64_t one_of = agent->config.access_log;
+
+	return one_of && agent->ended++ % one_of == 0 ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG;
+}
 
 #endif

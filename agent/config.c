@@ -264,11 +264,19 @@ static const struct option_row rows[] = {
 	  option_parse_enum, FIELD(attach), attach_names },
 	{ "cleanup", NULL, NULL, "given without a value", "Remove all that is pinned or attached, and end. Streams in the kernel end.",
 	  option_parse_flag, FIELD(cleanup) },
+	{ "cleanup-on-term", "DURATION", NULL, SOME_TIME,
+	  "Serve nothing, but wait for SIGTERM and then, when no agent has used --pin-dir for that long, do as --cleanup.",
+	  option_parse_duration, FIELD(cleanup_on_term_ms), &some_time },
 	{ .help = "Operation" },
 	{ "admin", "ADDR:PORT", "127.0.0.1:9470", "an IP address and port", "Metrics, health and the admin interface.",
 	  option_parse_address, FIELD(admin) },
+	{ "metrics-listen", "ADDR:PORT", NULL, "an IP address and port",
+	  "Serves /metrics, /healthz and /readyz there, too, for scrapers of other machines, and nothing else of --admin.",
+	  option_parse_address, FIELD(metrics_listen) },
 	{ "log-level", "LEVEL", "info", "debug, info, warn or error", "debug logs every request.",
 	  option_parse_enum, FIELD(log_level), level_names },
+	{ "access-log", "N", "0", "a number", "Log one of N requests, with its id, pod, reason, tokens and duration, at level info; 0: none.",
+	  option_parse_u64, FIELD(access_log) },
 	{ "log-format", "FORMAT", "text", "text or json", "Lines of key=value, or JSON.",
 	  option_parse_enum, FIELD(log_format), format_names },
 	{ "check-config", NULL, NULL, "given without a value", "Check the options and end: 0 or 2.",
@@ -326,7 +334,7 @@ static int check(const struct config *config)
 	}
 	if (config->port_range.low <= config->affinity_ports.high && config->affinity_ports.low <= config->port_range.high)
 		return complain("--affinity-ports: must not overlap --port-range");
-	return config->metrics_doc || config->cleanup ? 0 : check_endpoints(config);
+	return config->metrics_doc || config->cleanup || config->cleanup_on_term_ms ? 0 : check_endpoints(config);
 }
 
 int config_load(struct config *config, int argc, char **argv)

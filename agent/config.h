@@ -60,7 +60,7 @@ struct config {
 	uint64_t prefix_block, endpoint_blocks;
 	double bytes_per_token;
 	const char *session_secret_file;
-	struct address admin;
+	struct address admin, metrics_listen; /* the latter with port 0: none */
 	uint64_t max_body, request_buffer, max_connections;
 	uint64_t head_timeout_ms, body_timeout_ms, keepalive_timeout_ms, connect_timeout_ms, drain_timeout_ms;
 	uint64_t retries;
@@ -70,7 +70,9 @@ struct config {
 	struct config_ports port_range, affinity_ports;
 	uint64_t flows_max, prefix_map_max, idle_timeout_ms;
 	bool cleanup;
+	uint64_t cleanup_on_term_ms; /* 0: not a keeper */
 	int log_level, log_format;
+	uint64_t access_log; /* one of so many requests; 0: none */
 	bool check_config, metrics_doc;
 };
 

@@ -78,9 +78,12 @@ const char *exchange_pod_name(const struct exchange *exchange)
 
 static void log_request(const struct exchange *exchange, unsigned status, double duration_s)
 {
+	enum log_level level = agent_access_level(exchange->client->agent);
 	char client[ADDRESS_TEXT_MAX];
 
-	log_debug("request",
+	if (!log_enabled(level))
+		return;
+	log_event(level, "request",
 		"id=%s client=%s path=%s pod=%s reason=%s session=\"%s\" status=%u blocks=%u cached=%u tokens=%u uncached=%u retries=%u "
 		"up=%" PRIu64 " down=%" PRIu64 " seconds=%.6f",
 		exchange->request_id, address_format(&exchange->client->address, client), prompt_api_name(exchange->api),

@@ -220,7 +220,7 @@ void flow_count_end(struct flow_table *table, uint32_t index)
 	metrics_request(agent->metrics, (enum api)slot->api, status, (int)slot->endpoint, duration_s);
 	metrics_bytes(agent->metrics, slot->bytes_up, slot->bytes_down);
 	decision_log_end(agent->decisions, table->local[index].logged, status, 0, duration_s);
-	log_debug("flow ended", "id=%s pod=%s status=%u up=%lu down=%lu seconds=%.6f", slot->request_id,
+	log_event(agent_access_level(agent), "flow ended", "id=%s pod=%s status=%u up=%lu down=%lu seconds=%.6f", slot->request_id,
 		agent->endpoints->at[slot->endpoint].name, status, (unsigned long)slot->bytes_up,
 		(unsigned long)slot->bytes_down, duration_s);
 }

@@ -87,6 +87,12 @@ static const struct feature {
 };
 enum { N_FEATURES = sizeof(features) / sizeof(features[0]) };
 
+void kernel_features_each(void (*visit)(void *ctx, const char *name, const char *needs, bool there, bool needed), void *ctx)
+{
+	for (size_t i = 0; i < N_FEATURES; i++)
+		visit(ctx, features[i].name, features[i].needs, features[i].probe(), features[i].needed);
+}
+
 int kernel_features_check(const struct config *config)
 {
 	struct utsname kernel;

@@ -20,6 +20,7 @@
 #include "agent/discovery.h"
 #include "agent/endpoints_file.h"
 #include "agent/exchange.h"
+#include "agent/keeper.h"
 #include "agent/listener.h"
 #include "agent/metrics.h"
 #include "agent/mirror.h"
@@ -264,17 +265,6 @@ static void gauges(void *ctx, struct metrics_gauges *out)
 	metrics_kernel_collect(agent, &out->kernel);
 }
 
-static int init_admin(struct process *process)
-{
-	struct agent *agent = &process->agent;
-	char text[ADDRESS_TEXT_MAX];
-	int err = admin_new(agent, &process->admin);
-
-	if (err)
-		log_error("cannot listen", "address=%s error=\"%s\"", address_format(&agent->config.admin, text), strerror(-err));
-	return err;
-}
-
 /* A mirror that cannot be read is no reason not to serve. */
 static int init_mirror(struct agent *agent)
 {
@@ -309,7 +299,7 @@ static int init_parts(struct process *process)
 	if (!err)
 		err = init_mirror(agent);
 	if (!err)
-		err = init_admin(process);
+		err = admin_new(agent, &process->admin);
 	if (!err)
 		err = watch_signals(process);
 	err = err ? err : listeners_new(agent, &process->listeners);
@@ -397,7 +387,9 @@ int main(int argc, char **argv)
 	if (agent->config.check_config)
 		return init_secret(agent) || (*agent->config.endpoints_file && endpoints_file_check(agent->config.endpoints_file)) ? EXIT_USAGE : 0;
 	raise_limits();
-	if (agent->config.cleanup)
+	if (agent->config.cleanup_on_term_ms && keeper_wait(agent->config.pin_dir, agent->config.cleanup_on_term_ms))
+		return EXIT_SUCCESS;
+	if (agent->config.cleanup || agent->config.cleanup_on_term_ms)
 		return run_cleanup(agent);
 	err = init_parts(&process);
 	if (!err) {

@@ -458,7 +458,7 @@ void metrics_print(struct metrics *metrics, struct evbuffer *out)
 
 void metrics_print_markdown(FILE *out)
 {
-	fputs("| metric | type | labels | meaning | example query |\n|---|---|---|---|---|\n", out);
+	fputs("| metric | type | unit | labels | meaning | example query |\n|---|---|---|---|---|---|\n", out);
 	print_families_markdown(out, families, N_FAMILIES);
 	metrics_kernel_print_markdown(out);
 }

@@ -219,9 +219,27 @@ void print_families(struct scrape *scrape, const struct family *families, size_t
 	}
 }
 
+/* By its name, as Prometheus asks of names; what counts something else than these is a plain number. */
+static const char *family_unit(const char *name)
+{
+	static const char *const units[] = { "seconds", "bytes", "tokens", "blocks", "packets", "requests", "sessions", "connections",
+		"decisions", "prompts", "flows", "entries", "segments" };
+	const char *best = "1", *last = name;
+
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		const char *at = strstr(name, units[i]);
+
+		if (at && at >= last) {
+			best = units[i];
+			last = at;
+		}
+	}
+	return best;
+}
+
 void print_families_markdown(FILE *out, const struct family *families, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		fprintf(out, "| `%s` | %s | %s | %s | `%s` |\n", families[i].name, families[i].type, families[i].labels,
-			families[i].help, families[i].query);
+		fprintf(out, "| `%s` | %s | %s | %s | %s | `%s` |\n", families[i].name, families[i].type, family_unit(families[i].name),
+			families[i].labels, families[i].help, families[i].query);
 }

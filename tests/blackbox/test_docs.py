@@ -2,6 +2,8 @@
 """The documentation names what the code names, and its links lead somewhere."""
 import os
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -32,6 +34,35 @@ def test_every_result_of_a_handoff_is_explained():
     for document in ("docs/troubleshooting.md", "docs/architecture.md"):
         missing = [name for name in names if f"`{name}`" not in text(document)]
         assert not missing, document
+
+
+def test_every_alert_is_explained_and_fires_in_a_test():
+    alerts = re.findall(r"^  - alert: (\w+)$", text("deploy/monitoring/rules.yml"), re.M)
+    assert len(alerts) > 10
+    links = re.findall(r"runbook_url: docs/troubleshooting.md#(\w+)$", text("deploy/monitoring/rules.yml"), re.M)
+    assert links == [alert.lower() for alert in alerts]
+    assert set(links) <= anchors(f"{ROOT}/docs/troubleshooting.md")
+    fired = re.findall(r"^  - alertname: (\w+)\n    eval_time: \w+\n    exp_alerts:\n    - exp_labels", text("deploy/monitoring/rules_test.yml"), re.M)
+    assert sorted(fired) == sorted(alerts)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian package prometheus) is not installed")
+def test_rules():
+    done = subprocess.run(["promtool", "test", "rules", "rules_test.yml"], cwd=f"{ROOT}/deploy/monitoring", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_dashboards_are_what_is_generated():
+    done = subprocess.run([f"{ROOT}/deploy/monitoring/generate", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_metrics_in_rules_and_dashboards_exist():
+    known = set(re.findall(r"^\| `(\w+)` \|", text("docs/metrics.md"), re.M))
+    for name in ("deploy/monitoring/rules.yml", *(f"deploy/monitoring/dashboards/{board}" for board in os.listdir(f"{ROOT}/deploy/monitoring/dashboards"))):
+        used = set(re.findall(r"\b(llmd_[a-z_]+)\b", text(name))) - {"llmd_agent"}
+        unknown = {metric for metric in used if metric not in known and re.sub("_(bucket|sum|count)$", "", metric) not in known}
+        assert not unknown, (name, unknown)
 
 
 def anchors(path):

@@ -9,9 +9,9 @@ import subprocess
 import urllib.request
 
 import pytest
-from conftest import BUILD, Agent, Pod, answer
+from conftest import BUILD, Agent, Pod, answer, wait_for
 
-PROGRAMS = ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load")
+PROGRAMS = ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor")
 ROOT = os.path.join(os.path.dirname(__file__), "../..")
 
 
@@ -93,6 +93,16 @@ def test_logs_are_json(run):
     request = [line for line in lines if line["msg"] == "request"]
     assert request[0]["status"] == 200 and request[0]["pod"] == pod.endpoint and request[0]["session"] == "body user"
     assert any(line["msg"] == "request refused" and line["rule"] == "field" for line in lines)
+
+
+def test_access_log_is_a_sample(run):
+    pod = run(Pod, lambda c, r: c.sendall(answer(b"ok")))
+    agent = run(Agent, [pod.endpoint], "--log-format", "json", "--access-log", "4")
+    for i in range(10):
+        urllib.request.urlopen(urllib.request.Request(f"{agent.url}/x", headers={"x-request-id": f"r{i}"}), timeout=10).close()
+    wait_for(lambda: agent.metric("llmd_requests_total") == 10, "ten requests")
+    logged = [line["id"] for line in map(json.loads, open(agent.log, encoding="utf-8")) if line["msg"] == "request"]
+    assert logged == ["r0", "r4", "r8"]
 
 
 def test_decisions_are_utf_8_whatever_the_model_is_called(run):

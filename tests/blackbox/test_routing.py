@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 
 import openai
@@ -168,6 +169,27 @@ def test_metrics_are_valid(run, sim):
     pod_of(agent)
     done = subprocess.run(["promtool", "check", "metrics"], input=agent.get("/metrics")[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def status_of(url, data=None):
+    try:
+        with urllib.request.urlopen(url, data, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_scrapers_of_other_machines_see_metrics_and_nothing_else(run, sim):
+    port = free_port()
+    agent = run(Agent, sim(1), "--metrics-listen", f"127.0.0.1:{port}")
+    agent.ready(1)
+    open_url = f"http://127.0.0.1:{port}"
+    answers = {path: status_of(open_url + path) for path in
+               ("/metrics", "/healthz", "/readyz", "/v1/endpoints", "/v1/decisions", "/v1/sessions/x", "/v1/endpoints/127.0.0.1:1/drain")}
+    assert answers == {"/metrics": 200, "/healthz": 200, "/readyz": 200, "/v1/endpoints": 404, "/v1/decisions": 404, "/v1/sessions/x": 404,
+                       "/v1/endpoints/127.0.0.1:1/drain": 404}
+    assert status_of(f"{open_url}/v1/endpoints/{agent.json('/v1/endpoints')[0]['address']}/drain", b"") == 404
+    assert agent.get("/readyz")[0] == 200
 
 
 def test_metrics_document_is_current():

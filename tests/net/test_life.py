@@ -9,7 +9,7 @@ import pytest
 
 import lib_kernel
 from conftest import only
-from lib_agent import BUILD
+from lib_agent import BUILD, Process
 from lib_link import bad_link
 from lib_net import wait_for
 from lib_peer import fetch, stream_body
@@ -144,6 +144,32 @@ def test_cleanup_leaves_nothing(world, attach):
     assert lib_kernel.tc_state(w.node, devices) == before
     wait_for(lambda: not ours & lib_kernel.loaded(), "programs, links and maps gone")
     lib_kernel.cleanup(w.node, w.pin_dir)  # once more: nothing to do is no failure
+
+
+@only("kernel")
+def test_keeper_removes_when_the_agents_are_gone_and_only_then(world, tmp_path):
+    w = world(pods=1)
+
+    def keeper(number):
+        log = str(tmp_path / f"keeper{number}.log")
+        process = Process(w.node, log, f"{BUILD}/llmd-agent", "--cleanup-on-term", "1s", "--pin-dir", w.pin_dir)
+        wait_for(lambda: "keeper waits" in process.text(), "the keeper")
+        return process
+
+    w.start()
+    w.load(count=20).all_ok()
+    ours = lib_kernel.pinned(w.pin_dir)
+    first, second = keeper(1), keeper(2)
+    first.signal(signal.SIGTERM)
+    assert first.end() == 0 and "an agent runs" in first.text()
+    assert lib_kernel.pinned(w.pin_dir) == ours
+    w.load(count=20).all_ok()
+    assert w.agent.end() == 0
+    assert ours <= lib_kernel.loaded()
+    second.signal(signal.SIGTERM)
+    assert second.end() == 0
+    wait_for(lambda: not ours & lib_kernel.loaded(), "programs, links and maps gone")
+    assert not os.path.exists(w.pin_dir) or not os.listdir(w.pin_dir)
 
 
 @only("kernel")
