@@ -11,6 +11,7 @@
 #include "agent/config.h"
 #include "agent/handoff.h"
 #include "agent/pipe_pool.h"
+#include "agent/retry_budget.h"
 
 enum { AGENT_SCRATCH = 64 * 1024, AGENT_SCANNERS_KEPT = 64 };
 
@@ -18,6 +19,8 @@ struct client;
 struct datapath;
 struct decider;
 struct decision_log;
+struct engines;
+struct health;
 struct metrics;
 struct mirror;
 struct prober;
@@ -41,7 +44,10 @@ struct agent {
 	struct decider *decider;
 	struct decision_log *decisions;
 	struct metrics *metrics;
+	struct engines *engines;
+	struct health *health;
 	struct prober *prober;
+	struct retry_budget retry_budget;
 	struct upstream_pool *upstreams;
 	struct datapath *datapath; /* NULL: everything is relayed */
 	struct mirror *mirror;	   /* NULL without a data path, or once it is left to a successor */
