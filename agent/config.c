@@ -210,7 +210,7 @@ static const struct option_row rows[] = {
 	  option_parse_u64, FIELD(max_inflight_total), &inflight_range },
 	{ "health-path", "PATH", "/health", "a path of at most 200 characters, without white space",
 	  "What is asked to see whether a pod is well; any answer below 500 will do.", parse_path, FIELD(health_path) },
-	{ "health-interval", "DURATION", "2s", DURATION,
+	{ "health-interval", "DURATION", "5s", DURATION,
 	  "How often each pod is asked. 0: only pods that are out are dialled.", option_parse_duration, FIELD(health_interval_ms) },
 	{ "health-timeout", "DURATION", "1s", SOME_TIME, "How long its answer may take.",
 	  option_parse_duration, FIELD(health_timeout_ms), &some_time },

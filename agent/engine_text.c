@@ -47,11 +47,16 @@ static const struct name {
 	NAME("process_start_time_seconds", ENGINE_STARTED, 2),
 };
 
+static bool ends_name(char c)
+{
+	return c == '{' || c == ' ' || c == '\t';
+}
+
+/* Where a name would end comes first: nearly no line has its own end there. */
 static const struct name *find_name(const char *line, size_t len)
 {
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (names[i].len < len && !memcmp(line, names[i].text, names[i].len) &&
-			(line[names[i].len] == '{' || line[names[i].len] == ' ' || line[names[i].len] == '\t'))
+		if (names[i].len < len && ends_name(line[names[i].len]) && !memcmp(line, names[i].text, names[i].len))
 			return &names[i];
 	return NULL;
 }

@@ -2,9 +2,9 @@
 /*
  * Questions to a pod: see probe.h.
  *
- * A thousand pods are asked each second, so this is as bare as can be: heads and bodies are the agent's own parsers', the
- * connection's one event stays as it is from answer to answer, and deadlines are looked at by the owner's tick. A kept
- * connection that turns out to be closed is opened again once.
+ * A thousand pods are asked each second, so this is as bare as can be: the heads and bodies are for the agent's own parsers,
+ * and what is asked at one tick of the owner is read at the next, for then it is there. An event for each answer would wake
+ * the agent a thousand times for nothing that is urgent. A kept connection that turns out to be closed is opened again once.
  */
 #include "agent/probe.h"
 
@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -34,16 +34,15 @@ static void set_state(struct probe *probe, enum probe_state state)
 	probe->state = state;
 }
 
-void probe_init(struct probe *probe, struct event_base *base, char *scratch, void *ctx)
+void probe_init(struct probe *probe, char *scratch, void *ctx)
 {
-	*probe = (struct probe){ .base = base, .scratch = scratch, .ctx = ctx, .fd = -1 };
+	*probe = (struct probe){ .scratch = scratch, .ctx = ctx, .fd = -1 };
 }
 
 void probe_close(struct probe *probe)
 {
 	if (probe->state == PROBE_CLOSED)
 		return;
-	event_del(&probe->event);
 	close(probe->fd);
 	probe->fd = -1;
 	buffer_free(&probe->head);
@@ -78,13 +77,15 @@ static void failed(struct probe *probe, int err)
 
 static void send_request(struct probe *probe)
 {
-	char name[ADDRESS_TEXT_MAX], text[REQUEST_MAX];
-	int n = snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: llmd-agent\r\nAccept: */*\r\n\r\n", probe->path,
-		address_format(&probe->address, name));
+	char text[REQUEST_MAX]; /* the path was checked to fit */
+	char *end = stpcpy(stpcpy(text, "GET "), probe->path);
+	ssize_t n;
 
+	end = stpcpy(stpcpy(end, " HTTP/1.1\r\nHost: "), probe->host);
+	end = stpcpy(end, "\r\nUser-Agent: llmd-agent\r\nAccept: */*\r\n\r\n");
 	probe->status = 0;
-	/* The path was checked to fit; a socket that was just opened, or has answered, takes that much. */
-	if (send(probe->fd, text, (size_t)n, MSG_NOSIGNAL) != n)
+	n = send(probe->fd, text, (size_t)(end - text), MSG_NOSIGNAL);
+	if (n != end - text) /* a socket that was just opened, or has answered, takes that much */
 		failed(probe, errno ? -errno : -EPIPE);
 }
 
@@ -140,51 +141,53 @@ static void take(struct probe *probe, const char *data, size_t len)
 
 static void at_end(struct probe *probe, int err)
 {
-	if (probe->state == PROBE_IDLE)
-		probe_close(probe);
-	else if (!err && probe->status && probe->body.kind == HTTP_BODY_UNTIL_CLOSE)
+	if (!err && probe->status && probe->body.kind == HTTP_BODY_UNTIL_CLOSE)
 		finish(probe, 0);
 	else
 		failed(probe, err ? err : -ECONNRESET);
 }
 
-static void on_readable(evutil_socket_t fd, short what, void *arg)
+static void read_answer(struct probe *probe)
 {
-	struct probe *probe = arg;
 	ssize_t n = AGENT_SCRATCH;
 
-	(void)what;
-	for (int i = 0; i < BODY_READS && n == AGENT_SCRATCH && probe->fd == fd; i++) {
-		n = recv(fd, probe->scratch, AGENT_SCRATCH, 0);
+	for (int i = 0; i < BODY_READS && n == AGENT_SCRATCH && probe->state == PROBE_WAITING; i++) {
+		n = recv(probe->fd, probe->scratch, AGENT_SCRATCH, 0);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		if (n <= 0)
 			at_end(probe, n ? -errno : 0);
-		else if (probe->state == PROBE_IDLE)
-			probe_close(probe); /* it speaks unasked */
 		else
 			take(probe, probe->scratch, (size_t)n);
 	}
 }
 
-static void on_connected(evutil_socket_t fd, short what, void *arg)
+static void connected(struct probe *probe)
 {
-	struct probe *probe = arg;
+	struct pollfd poll_fd = { .fd = probe->fd, .events = POLLOUT };
 	int err = 0;
 	socklen_t len = sizeof(err);
 
-	(void)what;
-	getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len);
+	if (poll(&poll_fd, 1, 0) <= 0)
+		return;
+	getsockopt(probe->fd, SOL_SOCKET, SO_ERROR, &err, &len);
 	if (err || !probe->path) {
 		finish(probe, -err);
 		return;
 	}
 	probe->connected = true;
-	event_del(&probe->event);
-	event_assign(&probe->event, probe->base, fd, EV_READ | EV_PERSIST, on_readable, probe);
-	event_add(&probe->event, NULL);
 	set_state(probe, PROBE_WAITING);
 	send_request(probe);
+}
+
+void probe_turn(struct probe *probe, uint64_t now_ms)
+{
+	if (probe->state == PROBE_CONNECTING)
+		connected(probe);
+	else if (probe->state == PROBE_WAITING)
+		read_answer(probe);
+	if (probe_is_asking(probe) && probe->deadline_ms <= now_ms)
+		finish(probe, -ETIMEDOUT);
 }
 
 static void dial(struct probe *probe)
@@ -206,16 +209,15 @@ static void dial(struct probe *probe)
 	err = connect(fd, (struct sockaddr *)&sa, len) && errno != EINPROGRESS ? -errno : 0;
 	probe->fd = fd;
 	set_state(probe, PROBE_CONNECTING);
-	event_assign(&probe->event, probe->base, fd, EV_WRITE, on_connected, probe);
-	event_add(&probe->event, NULL);
 	if (err)
 		finish(probe, err);
 }
 
-void probe_ask(struct probe *probe, const struct address *address, const char *path, uint64_t deadline_ms,
+void probe_ask(struct probe *probe, const struct address *address, const char *host, const char *path, uint64_t deadline_ms,
 	void (*content)(void *ctx, const char *data, size_t len), void (*done)(void *ctx, int err, unsigned status))
 {
 	probe->address = *address;
+	probe->host = host;
 	probe->path = path;
 	probe->deadline_ms = deadline_ms;
 	probe->content = content;
@@ -229,9 +231,4 @@ void probe_ask(struct probe *probe, const struct address *address, const char *p
 	probe->reused = true;
 	set_state(probe, PROBE_WAITING);
 	send_request(probe);
-}
-
-void probe_expire(struct probe *probe)
-{
-	finish(probe, -ETIMEDOUT);
 }

@@ -3,7 +3,6 @@
 #ifndef LLMD_AGENT_PROBE_H
 #define LLMD_AGENT_PROBE_H
 
-#include <event2/event_struct.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -16,12 +15,11 @@ enum { PROBE_BODY_MAX = 4 << 20 };
 enum probe_state { PROBE_CLOSED, PROBE_CONNECTING, PROBE_WAITING, PROBE_IDLE, PROBE_STATE_N };
 
 /**
- * struct probe - zeroed, then probe_init(). @deadline_ms: the owner calls probe_expire() when it has passed.
+ * struct probe - zeroed, then probe_init(). @deadline_ms: when what is asked is given up. @host: as text; stays where it is.
  * @connected: the connection came about. @status: of the answer; 0: none yet.
  * @content: pieces of the answer's body. @done: @err is 0 with the status (0 when it was only dialled), or -errno.
  */
 struct probe {
-	struct event event;
 	enum probe_state state;
 	int fd;
 	bool connected, reused, keeps_alive;
@@ -29,19 +27,19 @@ struct probe {
 	unsigned status;
 	uint64_t deadline_ms;
 	struct address address;
+	const char *host;
 	struct http_body body;
 	struct buffer head;
-	struct event_base *base;
 	char *scratch; /* of AGENT_SCRATCH bytes, shared */
 	void (*content)(void *ctx, const char *data, size_t len);
 	void (*done)(void *ctx, int err, unsigned status);
 	void *ctx;
 };
 
-void probe_init(struct probe *probe, struct event_base *base, char *scratch, void *ctx);
+void probe_init(struct probe *probe, char *scratch, void *ctx);
 
 /** probe_ask() - @path: for GET, or NULL; literal. Not while one is asked. @done may be called before this returns. */
-void probe_ask(struct probe *probe, const struct address *address, const char *path, uint64_t deadline_ms,
+void probe_ask(struct probe *probe, const struct address *address, const char *host, const char *path, uint64_t deadline_ms,
 	void (*content)(void *ctx, const char *data, size_t len), void (*done)(void *ctx, int err, unsigned status));
 
 /** probe_is_asking() - an answer is awaited. */
@@ -50,8 +48,8 @@ static inline bool probe_is_asking(const struct probe *probe)
 	return probe->state == PROBE_CONNECTING || probe->state == PROBE_WAITING;
 }
 
-/** probe_expire() - gives up what is asked: -ETIMEDOUT. */
-void probe_expire(struct probe *probe);
+/** probe_turn() - while it is asking: takes what has come, if anything has. */
+void probe_turn(struct probe *probe, uint64_t now_ms);
 
 /** probe_close() - without a word to the owner. */
 void probe_close(struct probe *probe);

@@ -3,7 +3,7 @@
  * Asks the pods: see prober.h.
  *
  * One timer ticks while the agent lives; what is due is asked, over two connections a pod, so that a scrape that takes long
- * does not hide whether the pod is well. All pauses are spread, so that neither the pods of one agent nor many agents at
+ * does not hide whether the pod is well: one that has waited for --health-timeout has the pod checked at once. All pauses are spread, so that neither the pods of one agent nor many agents at
  * one pod are asked at the same moment.
  *
  * Checks: a pod that is well each --health-interval; after a failure as soon as --health-timeout allows, so that a pod that
@@ -26,7 +26,8 @@
 #include "agent/probe.h"
 #include "lib/log.h"
 
-enum { TICK_MS = 20, PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 5000 };
+/* LOOK_TURNS: whether its state has changed is seen after that many ticks at the latest. */
+enum { TICK_MS = 50, LOOK_TURNS = 4, PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 5000 };
 enum { SCRAPE_TIMEOUT_MS = 3000, MODELS_EVERY_MS = 60000, MODELS_BODY_MAX = 1 << 20 };
 
 /* Of one pod. @seen: its state at the last tick. */
@@ -35,7 +36,7 @@ struct watch {
 	struct probe check, scrape;
 	uint32_t generation, pause_ms;
 	enum endpoint_state seen;
-	uint64_t check_due_ms, check_begun_ms, scrape_due_ms, models_due_ms;
+	uint64_t check_due_ms, check_begun_ms, scrape_due_ms, scrape_begun_ms, models_due_ms;
 	struct engine_text text;
 	struct buffer models;
 };
@@ -43,6 +44,8 @@ struct watch {
 struct prober {
 	struct agent *agent;
 	struct event *tick;
+	uint32_t turn;
+	uint64_t next_ms[ENDPOINT_MAX]; /* apart: most turns look no further */
 	struct watch at[ENDPOINT_MAX];
 };
 
@@ -105,7 +108,7 @@ static void check(struct watch *watch, uint64_t now_ms)
 	const struct config *config = &watch->prober->agent->config;
 
 	watch->check_begun_ms = now_ms;
-	probe_ask(&watch->check, &endpoint_of(watch)->config.address, config->health_interval_ms ? config->health_path : NULL,
+	probe_ask(&watch->check, &endpoint_of(watch)->config.address, endpoint_of(watch)->name, config->health_interval_ms ? config->health_path : NULL,
 		now_ms + (config->health_interval_ms ? config->health_timeout_ms : config->connect_timeout_ms), NULL, on_checked);
 }
 
@@ -166,16 +169,17 @@ static void on_metrics(void *ctx, int err, unsigned status)
 
 static void scrape(struct watch *watch, uint64_t now_ms)
 {
-	const struct address *address = &endpoint_of(watch)->config.address;
+	const struct endpoint *endpoint = endpoint_of(watch);
 
+	watch->scrape_begun_ms = now_ms;
 	if (watch->models_due_ms <= now_ms) {
 		watch->models_due_ms = now_ms + spread(MODELS_EVERY_MS);
-		probe_ask(&watch->scrape, address, "/v1/models", now_ms + SCRAPE_TIMEOUT_MS, on_models_content, on_models);
+		probe_ask(&watch->scrape, &endpoint->config.address, endpoint->name, "/v1/models", now_ms + SCRAPE_TIMEOUT_MS, on_models_content, on_models);
 		return;
 	}
 	watch->scrape_due_ms = now_ms + spread(watch->prober->agent->config.scrape_interval_ms);
 	watch->text.sample = (struct engine_sample){ 0 };
-	probe_ask(&watch->scrape, address, "/metrics", now_ms + SCRAPE_TIMEOUT_MS, on_metrics_content, on_metrics);
+	probe_ask(&watch->scrape, &endpoint->config.address, endpoint->name, "/metrics", now_ms + SCRAPE_TIMEOUT_MS, on_metrics_content, on_metrics);
 }
 
 /* ---- the clock ---- */
@@ -208,9 +212,35 @@ static void note_state(struct watch *watch, uint64_t now_ms)
 	watch->seen = state;
 }
 
-static void look_at(struct watch *watch, uint64_t now_ms)
+static void look_after_scrape(struct watch *watch, uint64_t now_ms)
 {
 	struct agent *agent = watch->prober->agent;
+
+	if (probe_is_asking(&watch->scrape))
+		probe_turn(&watch->scrape, now_ms);
+	if (probe_is_asking(&watch->scrape)) {
+		if (now_ms >= watch->scrape_begun_ms + agent->config.health_timeout_ms && watch->check_begun_ms < watch->scrape_begun_ms)
+			watch->check_due_ms = now_ms; /* does it hang? */
+	} else if (watch->scrape_due_ms <= now_ms && endpoint_is_up(endpoint_of(watch))) {
+		scrape(watch, now_ms);
+	}
+	engine_age(agent->engines, index_of(watch), now_ms);
+}
+
+/* When it need be looked at again, if nothing happens to it. */
+static uint64_t next_look(const struct watch *watch)
+{
+	bool scrapes = watch->prober->agent->config.scrape_interval_ms && endpoint_is_up(endpoint_of(watch));
+	uint64_t check_ms = wants_check(watch) ? watch->check_due_ms : UINT64_MAX;
+	uint64_t scrape_ms = scrapes ? watch->scrape_due_ms : UINT64_MAX;
+
+	if (probe_is_asking(&watch->check) || probe_is_asking(&watch->scrape))
+		return 0;
+	return check_ms < scrape_ms ? check_ms : scrape_ms;
+}
+
+static void look_at(struct watch *watch, uint64_t now_ms)
+{
 	const struct endpoint *endpoint = endpoint_of(watch);
 
 	if (watch->generation != endpoint->generation) { /* another pod by now */
@@ -218,17 +248,12 @@ static void look_at(struct watch *watch, uint64_t now_ms)
 		watch->generation = endpoint->generation;
 	}
 	note_state(watch, now_ms);
-	if (probe_is_asking(&watch->check) && watch->check.deadline_ms <= now_ms)
-		probe_expire(&watch->check);
-	if (!probe_is_asking(&watch->check) && watch->check_due_ms <= now_ms && wants_check(watch))
+	if (watch->prober->agent->config.scrape_interval_ms)
+		look_after_scrape(watch, now_ms);
+	if (probe_is_asking(&watch->check))
+		probe_turn(&watch->check, now_ms);
+	else if (watch->check_due_ms <= now_ms && wants_check(watch))
 		check(watch, now_ms);
-	if (!agent->config.scrape_interval_ms)
-		return;
-	if (probe_is_asking(&watch->scrape) && watch->scrape.deadline_ms <= now_ms)
-		probe_expire(&watch->scrape);
-	if (!probe_is_asking(&watch->scrape) && watch->scrape_due_ms <= now_ms && endpoint_is_up(endpoint))
-		scrape(watch, now_ms);
-	engine_age(agent->engines, index_of(watch), now_ms);
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)
@@ -237,16 +262,23 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	uint64_t now_ms = agent_now_ms();
 
 	(void)fd, (void)what;
-	for (uint32_t i = 0; i < prober->agent->endpoints->n; i++)
+	prober->turn++;
+	for (uint32_t i = 0; i < prober->agent->endpoints->n; i++) {
+		if (prober->next_ms[i] > now_ms && (i + prober->turn) % LOOK_TURNS)
+			continue;
 		look_at(&prober->at[i], now_ms);
+		prober->next_ms[i] = next_look(&prober->at[i]);
+	}
 }
 
 void prober_suspect(struct prober *prober, uint32_t index)
 {
 	struct watch *watch = &prober->at[index];
 
-	if (!probe_is_asking(&watch->check) && endpoint_is_up(endpoint_of(watch)))
-		check(watch, agent_now_ms());
+	if (probe_is_asking(&watch->check) || !endpoint_is_up(endpoint_of(watch)))
+		return;
+	check(watch, agent_now_ms());
+	prober->next_ms[index] = 0;
 }
 
 struct prober *prober_new(struct agent *agent)
@@ -261,8 +293,8 @@ struct prober *prober_new(struct agent *agent)
 		struct watch *watch = &prober->at[i];
 
 		watch->prober = prober;
-		probe_init(&watch->check, agent->base, agent->scratch, watch);
-		probe_init(&watch->scrape, agent->base, agent->scratch, watch);
+		probe_init(&watch->check, agent->scratch, watch);
+		probe_init(&watch->scrape, agent->scratch, watch);
 	}
 	prober->tick = event_new(agent->base, -1, EV_PERSIST, on_tick, prober);
 	if (!prober->tick || event_add(prober->tick, &tick)) {
