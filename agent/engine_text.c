@@ -47,6 +47,24 @@ static const struct name {
 	NAME("process_start_time_seconds", ENGINE_STARTED, 2),
 };
 
+/* A letter behind "vllm:" or "sglang:" that no bucket of their histograms has there, which most lines are. */
+static bool is_of_interest(const char *line, size_t len)
+{
+	size_t at = *line == 'v' ? sizeof("vllm:") - 1 : sizeof("sglang:") - 1;
+
+	if (len <= at)
+		return false;
+	switch (*line) {
+	case 'v':
+		return strchr("cgklnp", line[at]);
+	case 's':
+		return strchr("cmnpt", line[at]);
+	case 'p':
+		return true;
+	}
+	return false;
+}
+
 static bool ends_name(char c)
 {
 	return c == '{' || c == ' ' || c == '\t';
@@ -213,9 +231,7 @@ static void parse_line(struct engine_sample *sample, const char *line, size_t le
 	struct text labels = { line, line };
 	double number;
 
-	if (len < 2 || (*line != 'v' && *line != 's' && *line != 'p'))
-		return;
-	name = find_name(line, len);
+	name = len && is_of_interest(line, len) ? find_name(line, len) : NULL;
 	if (!name)
 		return;
 	at = line + name->len;

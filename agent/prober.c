@@ -27,7 +27,7 @@
 #include "lib/log.h"
 
 /* LOOK_TURNS: whether its state has changed is seen after that many ticks at the latest. */
-enum { TICK_MS = 50, LOOK_TURNS = 4, PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 5000 };
+enum { TICK_MS = 100, LOOK_TURNS = 2, PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 5000 };
 enum { SCRAPE_TIMEOUT_MS = 3000, MODELS_EVERY_MS = 60000, MODELS_BODY_MAX = 1 << 20 };
 
 /* Of one pod. @seen: its state at the last tick. */
@@ -37,7 +37,6 @@ struct watch {
 	uint32_t generation, pause_ms;
 	enum endpoint_state seen;
 	uint64_t check_due_ms, check_begun_ms, scrape_due_ms, scrape_begun_ms, models_due_ms;
-	struct engine_text text;
 	struct buffer models;
 };
 
@@ -45,8 +44,10 @@ struct prober {
 	struct agent *agent;
 	struct event *tick;
 	uint32_t turn;
+	uint64_t random;
 	uint64_t next_ms[ENDPOINT_MAX]; /* apart: most turns look no further */
 	struct watch at[ENDPOINT_MAX];
+	struct engine_text text[ENDPOINT_MAX]; /* apart: hardly any of it is touched */
 };
 
 static uint32_t index_of(const struct watch *watch)
@@ -59,10 +60,18 @@ static struct endpoint *endpoint_of(const struct watch *watch)
 	return &watch->prober->agent->endpoints->at[index_of(watch)];
 }
 
-/* A tenth less at most. */
-static uint64_t spread(uint64_t ms)
+static struct engine_text *text_of(const struct watch *watch)
 {
-	return ms - randombytes_uniform((uint32_t)(ms < 1 << 30 ? ms : 1 << 30) / 10 + 1);
+	return &watch->prober->text[index_of(watch)];
+}
+
+/* A tenth less at most. */
+static uint64_t spread(struct watch *watch, uint64_t ms)
+{
+	uint64_t *state = &watch->prober->random;
+
+	*state += 0x9e3779b97f4a7c15ull; /* a Weyl sequence, whose upper bits are even enough for that */
+	return ms - (*state >> 32) % (ms / 10 + 1);
 }
 
 /* ---- checks ---- */
@@ -76,9 +85,9 @@ static void plan_check(struct watch *watch, bool ok)
 		watch->pause_ms = ok || !watch->pause_ms ? PAUSE_MIN_MS : watch->pause_ms * 2;
 		if (watch->pause_ms > PAUSE_MAX_MS)
 			watch->pause_ms = PAUSE_MAX_MS;
-		watch->check_due_ms = now_ms + spread(watch->pause_ms);
+		watch->check_due_ms = now_ms + spread(watch, watch->pause_ms);
 	} else {
-		watch->check_due_ms = watch->check_begun_ms + (ok ? spread(config->health_interval_ms) : config->health_timeout_ms);
+		watch->check_due_ms = watch->check_begun_ms + (ok ? spread(watch, config->health_interval_ms) : config->health_timeout_ms);
 	}
 }
 
@@ -152,7 +161,7 @@ static void on_models(void *ctx, int err, unsigned status)
 
 static void on_metrics_content(void *ctx, const char *data, size_t len)
 {
-	engine_text_feed(&((struct watch *)ctx)->text, data, len);
+	engine_text_feed(text_of(ctx), data, len);
 }
 
 static void on_metrics(void *ctx, int err, unsigned status)
@@ -160,11 +169,11 @@ static void on_metrics(void *ctx, int err, unsigned status)
 	struct watch *watch = ctx;
 	struct engines *engines = watch->prober->agent->engines;
 
-	engine_text_end(&watch->text);
+	engine_text_end(text_of(watch));
 	if (err || status != 200)
 		engine_not_sampled(engines, index_of(watch));
 	else
-		engine_sampled(engines, index_of(watch), &watch->text.sample, agent_now_ms());
+		engine_sampled(engines, index_of(watch), &text_of(watch)->sample, agent_now_ms());
 }
 
 static void scrape(struct watch *watch, uint64_t now_ms)
@@ -173,12 +182,12 @@ static void scrape(struct watch *watch, uint64_t now_ms)
 
 	watch->scrape_begun_ms = now_ms;
 	if (watch->models_due_ms <= now_ms) {
-		watch->models_due_ms = now_ms + spread(MODELS_EVERY_MS);
+		watch->models_due_ms = now_ms + spread(watch, MODELS_EVERY_MS);
 		probe_ask(&watch->scrape, &endpoint->config.address, endpoint->name, "/v1/models", now_ms + SCRAPE_TIMEOUT_MS, on_models_content, on_models);
 		return;
 	}
-	watch->scrape_due_ms = now_ms + spread(watch->prober->agent->config.scrape_interval_ms);
-	watch->text.sample = (struct engine_sample){ 0 };
+	watch->scrape_due_ms = now_ms + spread(watch, watch->prober->agent->config.scrape_interval_ms);
+	text_of(watch)->sample = (struct engine_sample){ 0 };
 	probe_ask(&watch->scrape, &endpoint->config.address, endpoint->name, "/metrics", now_ms + SCRAPE_TIMEOUT_MS, on_metrics_content, on_metrics);
 }
 
@@ -289,6 +298,7 @@ struct prober *prober_new(struct agent *agent)
 	if (!prober)
 		return NULL;
 	prober->agent = agent;
+	randombytes_buf(&prober->random, sizeof(prober->random));
 	for (uint32_t i = 0; i < ENDPOINT_MAX; i++) {
 		struct watch *watch = &prober->at[i];
 
