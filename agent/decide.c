@@ -92,7 +92,7 @@ struct choice {
 	double worth, full_load, per_full_load, per_block, tokens_per_block, slack;
 	uint32_t prompt_tokens, n_usable, n_full;
 	uint64_t must_serve, adapter; /* bits; 0: any will do */
-	bool knows_prompt;
+	bool knows_prompt, is_paced;
 };
 
 static inline bool is_candidate(const struct choice *choice, uint32_t i)
@@ -112,7 +112,7 @@ static double load_of(const struct choice *choice, uint32_t i)
 
 static uint32_t uncached_tokens(const struct choice *choice, uint32_t i)
 {
-	double cached = choice->decider->depth[i] * choice->tokens_per_block * choice->decider->trust[i];
+	double cached = choice->decider->depth[i] * choice->tokens_per_block;
 
 	return cached < choice->prompt_tokens ? (uint32_t)(choice->prompt_tokens - cached) : 0;
 }
@@ -120,7 +120,9 @@ static uint32_t uncached_tokens(const struct choice *choice, uint32_t i)
 /* In the mean endpoint's tokens. */
 static double work_of(const struct choice *choice, uint32_t i)
 {
-	return choice->decider->slowness[i] * uncached_tokens(choice, i);
+	double tokens = uncached_tokens(choice, i);
+
+	return choice->is_paced ? choice->decider->slowness[i] * tokens : tokens;
 }
 
 static double cost_of(const struct choice *choice, uint32_t i)
@@ -131,7 +133,7 @@ static double cost_of(const struct choice *choice, uint32_t i)
 static double score_of(const struct choice *choice, uint32_t i)
 {
 	const struct decide_config *config = &choice->decider->config;
-	double cached = choice->decider->depth[i] * choice->per_block * choice->decider->trust[i];
+	double cached = choice->decider->depth[i] * choice->per_block;
 
 	return config->weight_cache * cached + config->weight_load * (1 - load_of(choice, i) * choice->per_full_load);
 }
@@ -192,17 +194,19 @@ static double ahead_of(const struct choice *choice, const struct endpoint *endpo
 	return ahead;
 }
 
+/* A thousand endpoints are gone over here for each request: what is seldom there is asked for once. */
 static void survey(struct choice *choice)
 {
 	struct decider *decider = choice->decider;
 	const struct endpoint_table *endpoints = decider->endpoints;
 	uint64_t most = decider->config.max_inflight ? decider->config.max_inflight : UINT32_MAX;
-	float mean_rate = pace_mean_rate(&endpoints->pace_sum);
+	float mean_rate = pace_mean_rate(&endpoints->pace_sum), slowness = 1;
+	double full_load = 1, worth = choice->worth;
+	uint32_t n = 0;
 
-	choice->full_load = 1;
 	for (uint32_t i = 0; i < endpoints->n; i++) {
 		const struct endpoint *endpoint = &endpoints->at[i];
-		float slowness;
+		double ahead, load;
 
 		if (!is_candidate(choice, i))
 			continue;
@@ -210,20 +214,36 @@ static void survey(struct choice *choice)
 			choice->n_full++;
 			continue;
 		}
-		decider->candidate[choice->n_usable++] = (uint16_t)i;
-		slowness = pace_slowness(mean_rate, endpoint->token_us);
-		decider->slowness[i] = slowness;
-		decider->trust[i] = endpoint->trust;
-		decider->ahead[i] = ahead_of(choice, endpoint, slowness);
-		decider->load[i] = decider->ahead[i] + slowness * decider->placed[i] * choice->worth;
-		if (decider->load[i] > choice->full_load)
-			choice->full_load = decider->load[i];
+		if (mean_rate > 0)
+			decider->slowness[i] = slowness = pace_slowness(mean_rate, endpoint->token_us);
+		ahead = ahead_of(choice, endpoint, slowness);
+		load = ahead + slowness * decider->placed[i] * worth;
+		if (load > full_load)
+			full_load = load;
+		decider->candidate[n++] = (uint16_t)i;
+		decider->ahead[i] = ahead;
+		decider->load[i] = load;
 	}
+	choice->n_usable = n;
+	choice->full_load = full_load;
+	choice->is_paced = mean_rate > 0;
 	choice->slack = SATURATION_TOKENS;
 	if (mean_rate > 0 && mean_rate * 1e6 * SATURATION_S < choice->slack)
 		choice->slack = mean_rate * 1e6 * SATURATION_S;
 	choice->per_full_load = 1 / choice->full_load;
 	choice->per_block = choice->request->n_blocks ? 1.0 / choice->request->n_blocks : 0;
+}
+
+/* Where the engine counts fewer hits than were expected, as many fewer are expected. */
+static void discount(struct choice *choice)
+{
+	struct decider *decider = choice->decider;
+
+	for (uint32_t n = 0; decider->n_distrusted && n < choice->n_usable; n++) {
+		uint32_t i = decider->candidate[n];
+
+		decider->depth[i] = (uint16_t)(decider->depth[i] * decider->endpoints->at[i].trust);
+	}
 }
 
 /* A model that some endpoint is known to serve is asked only of those; an adapter rather where it is in memory. */
@@ -233,8 +253,7 @@ static void settle_model(struct choice *choice)
 	uint64_t bit = endpoint_name_bit(endpoints, choice->model_hash);
 
 	choice->must_serve = bit & endpoints->served;
-	for (uint32_t i = 0; bit && !choice->adapter && i < endpoints->n; i++)
-		choice->adapter = bit & endpoints->at[i].loaded;
+	choice->adapter = bit & endpoints->loaded;
 }
 
 static bool has_room(const struct choice *choice, uint32_t i)
@@ -390,7 +409,7 @@ static void remember(struct choice *choice, const struct decision *decision, uin
 	const struct decide_request *request = choice->request;
 	struct decider *decider = choice->decider;
 	uint32_t i = (uint32_t)decision->endpoint;
-	double cached = decision->cached_blocks * choice->tokens_per_block;
+	double cached = decision->cached_blocks / decider->endpoints->at[i].trust * choice->tokens_per_block; /* before the discount */
 
 	if (request->has_session)
 		session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
@@ -422,6 +441,7 @@ int decide(struct decider *decider, const struct decide_request *request, uint64
 	settle_model(&choice);
 	survey(&choice);
 	prefix_match(decider->prefixes, request->blocks, request->n_blocks, decider->endpoints->n, decider->depth);
+	discount(&choice);
 	endpoint = choose(&choice, now_ms, &reason);
 	if (endpoint < 0) {
 		*out = (struct decision){ .endpoint = -ENOENT, .reason = DECISION_NONE };

@@ -16,12 +16,12 @@ struct decider {
 	struct drift drift[ENDPOINT_MAX];
 	uint32_t capacity[ENDPOINT_MAX]; /* of its prefix cache, in blocks */
 	double placed[ENDPOINT_MAX]; /* tokens, in the worth of the epoch */
-	uint32_t seen_changes;
+	uint32_t seen_changes, n_distrusted;
 	uint32_t generation[ENDPOINT_MAX]; /* that the prefixes and @placed belong to */
 	uint16_t depth[ENDPOINT_MAX];
 	/* Of the present request's candidates, side by side: a decision goes over them several times. */
 	uint16_t candidate[ENDPOINT_MAX];
-	float slowness[ENDPOINT_MAX], trust[ENDPOINT_MAX]; /* by endpoint */
+	float slowness[ENDPOINT_MAX]; /* by endpoint */
 	double ahead[ENDPOINT_MAX], load[ENDPOINT_MAX];	   /* by endpoint, in the mean endpoint's tokens */
 };
 

@@ -39,6 +39,14 @@ void decider_free(struct decider *decider)
 
 /* ---- what is learnt of the endpoints ---- */
 
+static void set_trust(struct decider *decider, struct endpoint *endpoint, float trust)
+{
+	decider->n_distrusted = 0;
+	endpoint->trust = trust;
+	for (uint32_t i = 0; i < decider->endpoints->n; i++)
+		decider->n_distrusted += decider->endpoints->at[i].trust < 1;
+}
+
 void decider_set_capacity(struct decider *decider, uint32_t index, uint32_t blocks)
 {
 	decider->capacity[index] = blocks;
@@ -57,7 +65,7 @@ bool decider_learn_hits(struct decider *decider, uint32_t index, double queried,
 
 	if (!drift_learn(drift, queried, hit))
 		return false;
-	endpoint->trust = drift_trust(drift);
+	set_trust(decider, endpoint, drift_trust(drift));
 	if (!told)
 		decider_set_capacity(decider, index, drift_capacity(drift, prefix_count(decider->prefixes, index), decider->capacity[index],
 			decider->config.default_capacity_blocks));
@@ -91,7 +99,7 @@ void decider_forget_endpoint(struct decider *decider, uint32_t index)
 	prefix_clear(decider->prefixes, index);
 	decider->placed[index] = 0;
 	drift_reset(&decider->drift[index]);
-	decider->endpoints->at[index].trust = 1;
+	set_trust(decider, &decider->endpoints->at[index], 1);
 }
 
 struct session_table *decider_sessions(const struct decider *decider)

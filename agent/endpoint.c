@@ -175,6 +175,7 @@ void endpoint_remove(struct endpoint_table *table, uint32_t index)
 	table->inflight_requests -= table->at[index].inflight_requests; /* their claims release nothing any more */
 	table->at[index].inflight_requests = 0;
 	endpoint_set_serves(table, index, 0);
+	endpoint_set_loaded(table, index, 0);
 	endpoint_forget_pace(table, index);
 	table->changes++;
 	while (table->n && table->at[table->n - 1].state == ENDPOINT_FREE)
@@ -225,6 +226,16 @@ void endpoint_set_serves(struct endpoint_table *table, uint32_t index, uint64_t 
 	table->served = 0;
 	for (uint32_t i = 0; i < table->n; i++)
 		table->served |= table->at[i].serves;
+}
+
+void endpoint_set_loaded(struct endpoint_table *table, uint32_t index, uint64_t loaded)
+{
+	if (table->at[index].loaded == loaded)
+		return;
+	table->at[index].loaded = loaded;
+	table->loaded = 0;
+	for (uint32_t i = 0; i < table->n; i++)
+		table->loaded |= table->at[i].loaded;
 }
 
 /* ---- claims ---- */

@@ -71,7 +71,7 @@ struct endpoint_table {
 	uint64_t (*now_us)(void); /* NULL: paces are not learnt */
 	struct pace_sum pace_sum;
 	uint64_t transitions[ENDPOINT_STATE_N][ENDPOINT_STATE_N]; /* ever, from and to */
-	uint64_t served; /* all bits of @serves that any endpoint has */
+	uint64_t served, loaded; /* bits of @serves and @loaded that any endpoint has */
 	uint64_t name_hash[ENDPOINT_NAMES_MAX];
 	void (*on_change)(void *ctx, uint32_t index); /* after each change of a state; NULL: nobody looks */
 	void *on_change_ctx;
@@ -112,6 +112,9 @@ uint64_t endpoint_learn_name(struct endpoint_table *table, uint64_t hash);
 
 /** endpoint_set_serves() - what it serves, as the engine says. */
 void endpoint_set_serves(struct endpoint_table *table, uint32_t index, uint64_t serves);
+
+/** endpoint_set_loaded() - the adapters in its memory, as the engine says. */
+void endpoint_set_loaded(struct endpoint_table *table, uint32_t index, uint64_t loaded);
 
 /** endpoint_tokens_ahead() - prompt tokens that are to be computed there before those of a new request. */
 static inline uint64_t endpoint_tokens_ahead(const struct endpoint *endpoint)

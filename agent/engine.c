@@ -129,11 +129,13 @@ static void learn_hits(struct engines *engines, uint32_t index, const struct eng
 			decider_capacity(agent->decider, index));
 }
 
-static void take_adapters(struct endpoint_table *table, struct endpoint *endpoint, const struct engine_sample *sample)
+static void take_adapters(struct endpoint_table *table, uint32_t index, const struct engine_sample *sample)
 {
-	endpoint->loaded = 0;
+	uint64_t loaded = 0;
+
 	for (unsigned i = 0; i < sample->n_adapters; i++)
-		endpoint->loaded |= endpoint_learn_name(table, sample->adapter[i]);
+		loaded |= endpoint_learn_name(table, sample->adapter[i]);
+	endpoint_set_loaded(table, index, loaded);
 }
 
 void engine_sampled(struct engines *engines, uint32_t index, const struct engine_sample *sample, uint64_t now_ms)
@@ -149,7 +151,7 @@ void engine_sampled(struct engines *engines, uint32_t index, const struct engine
 	take_capacity(engines, index, sample);
 	learn_hits(engines, index, sample);
 	endpoint->queued_tokens = queued_tokens(table, endpoint, sample);
-	take_adapters(table, endpoint, sample);
+	take_adapters(table, index, sample);
 	state->sample = *sample;
 	state->samples++;
 	state->at_ms = now_ms;
@@ -181,5 +183,5 @@ void engine_age(struct engines *engines, uint32_t index, uint64_t now_ms)
 		return;
 	state->is_fresh = false;
 	endpoint->queued_tokens = 0;
-	endpoint->loaded = 0;
+	endpoint_set_loaded(engines->agent->endpoints, index, 0);
 }
