@@ -14,6 +14,7 @@
 #include "agent/decision_log.h"
 #include "agent/discovery.h"
 #include "agent/endpoint.h"
+#include "agent/engine.h"
 #include "agent/metrics.h"
 #include "agent/session_key.h"
 #include "agent/status.h"
@@ -113,10 +114,31 @@ static void get_readyz(struct admin_call *call)
 	reply_json(call, ready ? 200 : 503, json);
 }
 
+/* What the engine said last; @is_fresh: it counts. */
+static struct json_object *engine_json(const struct engine_state *engine)
+{
+	static const char *const names[ENGINE_NUMBER_N] = { [ENGINE_RUNNING] = "running", [ENGINE_WAITING] = "waiting",
+		[ENGINE_KV_USAGE] = "kv_usage", [ENGINE_CAPACITY] = "capacity_tokens", [ENGINE_STARTED] = "started" };
+	struct json_object *json = json_object_new_object();
+
+	for (int i = 0; i < ENGINE_NUMBER_N; i++) {
+		unsigned n = engine->sample.n[i];
+
+		if (names[i] && n)
+			json_object_object_add(json, names[i], json_object_new_double(engine->sample.number[i] / (i == ENGINE_KV_USAGE ? n : 1)));
+	}
+	json_object_object_add(json, "adapters", json_object_new_int((int)engine->sample.n_adapters));
+	json_object_object_add(json, "age_seconds", json_object_new_double((double)(agent_now_ms() - engine->at_ms) / 1000));
+	json_object_object_add(json, "fresh", json_object_new_boolean(engine->is_fresh));
+	json_object_object_add(json, "restarts", json_object_new_uint64(engine->restarts));
+	return json;
+}
+
 static struct json_object *endpoint_json(const struct agent *agent, uint32_t i)
 {
 	const struct endpoint *endpoint = &agent->endpoints->at[i];
 	struct discovery_view view = discovery_view(agent->discovery, i);
+	const struct engine_state *engine = engine_state(agent->engines, i);
 	struct json_object *json = json_object_new_object();
 
 	json_object_object_add(json, "address", json_object_new_string(endpoint->name));
@@ -128,13 +150,21 @@ static struct json_object *endpoint_json(const struct agent *agent, uint32_t i)
 	json_object_object_add(json, "condition", json_object_new_string(view.condition));
 	json_object_object_add(json, "drained", json_object_new_boolean(view.drained));
 	json_object_object_add(json, "index", json_object_new_int64(i));
+	json_object_object_add(json, "why", json_object_new_string(endpoint->why));
+	json_object_object_add(json, "state_seconds", json_object_new_double((double)(agent_now_ms() - endpoint->since_ms) / 1000));
 	json_object_object_add(json, "generation", json_object_new_int64(endpoint->generation));
 	json_object_object_add(json, "inflight_requests", json_object_new_int64(endpoint->inflight_requests));
 	json_object_object_add(json, "inflight_tokens", json_object_new_uint64(endpoint->inflight_tokens));
 	json_object_object_add(json, "requests", json_object_new_uint64(endpoint->requests));
 	json_object_object_add(json, "prefix_blocks", json_object_new_uint64(decider_endpoint_blocks(agent->decider, i)));
 	json_object_object_add(json, "prefix_blocks_capacity",
-		json_object_new_uint64(endpoint->config.blocks ? endpoint->config.blocks : agent->config.endpoint_blocks));
+		json_object_new_uint64(decider_capacity(agent->decider, i)));
+	json_object_object_add(json, "hit_drift", json_object_new_double(decider_drift(agent->decider, i)));
+	json_object_object_add(json, "slowness", json_object_new_double(pace_slowness(pace_mean_rate(&agent->endpoints->pace_sum), endpoint->token_us)));
+	if (endpoint->token_us > 0)
+		json_object_object_add(json, "prefill_tokens_per_second", json_object_new_double(1e6 / endpoint->token_us));
+	if (engine->is_known)
+		json_object_object_add(json, "engine", engine_json(engine));
 	return json;
 }
 

@@ -12,6 +12,7 @@
 #include "agent/handoff.h"
 #include "agent/pipe_pool.h"
 #include "lib/log.h"
+#include "agent/retry_budget.h"
 
 enum { AGENT_SCRATCH = 64 * 1024, AGENT_SCANNERS_KEPT = 64 };
 
@@ -20,6 +21,8 @@ struct datapath;
 struct decider;
 struct decision_log;
 struct discovery;
+struct engines;
+struct health;
 struct metrics;
 struct mirror;
 struct prober;
@@ -44,7 +47,10 @@ struct agent {
 	struct decision_log *decisions;
 	struct discovery *discovery;
 	struct metrics *metrics;
+	struct engines *engines;
+	struct health *health;
 	struct prober *prober;
+	struct retry_budget retry_budget;
 	struct upstream_pool *upstreams;
 	struct datapath *datapath; /* NULL: everything is relayed */
 	struct mirror *mirror;	   /* NULL without a data path, or once it is left to a successor */

@@ -39,6 +39,8 @@ static const struct option_name affinity_names[] = { { "none", AFFINITY_NONE }, 
 static const struct option_name attach_names[] = { { "auto", ATTACH_AUTO }, { "tcx", ATTACH_TCX },
 	{ "clsact", ATTACH_CLSACT }, { 0 } };
 
+static const struct option_name on_eject_names[] = { { "keep", ON_EJECT_KEEP }, { "reset", ON_EJECT_RESET }, { 0 } };
+
 static const struct option_name format_names[] = { { "text", LOG_FORMAT_TEXT }, { "json", LOG_FORMAT_JSON }, { 0 } };
 
 static const struct option_range share = { 0, 1 };
@@ -46,6 +48,8 @@ static const struct option_range block_range = { 16, 65536 };
 static const struct option_range table_range = { 1024, 1 << 28 };
 static const struct option_range connection_range = { 16, 1 << 20 };
 static const struct option_range retry_range = { 0, 16 };
+static const struct option_range count_range = { 1, 1000 }, streak_range = { 0, 1000 };
+static const struct option_range inflight_range = { 0, 1e9 };
 static const struct option_range pool_range = { 0, 4096 };
 static const struct option_range token_range = { 0.1, 64 };
 static const struct option_range flow_range = { 1024, 1 << 22 };
@@ -123,6 +127,21 @@ static int parse_header(void *field, const char *value, const void *data)
 	if (strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~") != len)
 		return -EINVAL;
 	headers->name[headers->n++] = value;
+	return 0;
+}
+
+/* What stands in a request line as it is. */
+static int parse_path(void *field, const char *value, const void *data)
+{
+	size_t len = strlen(value);
+
+	(void)data;
+	if (*value != '/' || len > 200)
+		return -EINVAL;
+	for (size_t i = 0; i < len; i++)
+		if (value[i] <= ' ' || value[i] >= 127)
+			return -EINVAL;
+	*(const char **)field = value;
 	return 0;
 }
 
@@ -230,6 +249,33 @@ static const struct option_row rows[] = {
 	  option_parse_duration, FIELD(connect_timeout_ms), &some_time },
 	{ "retries", "N", "2", "a number from 0 to 16",
 	  "Other pods tried for a request that failed before anything reached the client.", option_parse_u64, FIELD(retries), &retry_range },
+	{ "retry-budget", "SHARE", "0.2", "a number from 0 to 1",
+	  "Tries elsewhere, as a share of all requests (and a few a minute), so that an outage is not made worse.",
+	  option_parse_double, FIELD(retry_budget), &share },
+	{ "max-inflight", "N", "0", "a number; 0: no bound",
+	  "Requests at a time that a pod gets; when all pods have that many: 503 with Retry-After.",
+	  option_parse_u64, FIELD(max_inflight), &inflight_range },
+	{ "max-inflight-total", "N", "0", "a number; 0: no bound", "Requests at a time to all pods; then 429 with Retry-After.",
+	  option_parse_u64, FIELD(max_inflight_total), &inflight_range },
+	{ "health-path", "PATH", "/health", "a path of at most 200 characters, without white space",
+	  "What is asked to see whether a pod is well; any answer below 500 will do.", parse_path, FIELD(health_path) },
+	{ "health-interval", "DURATION", "5s", DURATION,
+	  "How often each pod is asked. 0: only pods that are out are dialled.", option_parse_duration, FIELD(health_interval_ms) },
+	{ "health-timeout", "DURATION", "1s", SOME_TIME, "How long its answer may take.",
+	  option_parse_duration, FIELD(health_timeout_ms), &some_time },
+	{ "health-fall", "N", "3", "a number from 1 to 1000", "Failed checks in a row that eject a pod.",
+	  option_parse_u64, FIELD(health_fall), &count_range },
+	{ "health-rise", "N", "2", "a number from 1 to 1000", "Good checks in a row that bring it back.",
+	  option_parse_u64, FIELD(health_rise), &count_range },
+	{ "eject-after", "N", "5", "a number from 0 to 1000",
+	  "Failed requests in a row (reset, cut, answered with 5xx) that eject a pod; 0: never.",
+	  option_parse_u64, FIELD(eject_after), &streak_range },
+	{ "eject-time", "DURATION", "2s", SOME_TIME, "How long it is out at least; doubles up to 64 times when it is ejected again.",
+	  option_parse_duration, FIELD(eject_time_ms), &some_time },
+	{ "on-eject", "MODE", "keep", "keep or reset", "What becomes of streams in the kernel whose pod is ejected.",
+	  option_parse_enum, FIELD(on_eject), on_eject_names },
+	{ "scrape-interval", "DURATION", "1s", DURATION, "How often each pod's /metrics are read; 0: never.",
+	  option_parse_duration, FIELD(scrape_interval_ms) },
 	{ "pool-idle", "N", "256", "a number from 0 to 4096", "Idle connections kept to each pod.",
 	  option_parse_u64, FIELD(pool_idle), &pool_range },
 	{ "pool-timeout", "DURATION", "4s", DURATION,

@@ -40,6 +40,9 @@ struct config_ports {
 	uint16_t low, high;
 };
 
+/* What happens to streams in the kernel whose pod is ejected. */
+enum on_eject { ON_EJECT_KEEP, ON_EJECT_RESET };
+
 struct config_weights {
 	double cache, load;
 };
@@ -64,6 +67,13 @@ struct config {
 	uint64_t max_body, request_buffer, max_connections;
 	uint64_t head_timeout_ms, body_timeout_ms, keepalive_timeout_ms, connect_timeout_ms, drain_timeout_ms;
 	uint64_t retries;
+	double retry_budget;
+	uint64_t max_inflight, max_inflight_total;
+	const char *health_path;
+	uint64_t health_interval_ms, health_timeout_ms, health_fall, health_rise;
+	uint64_t eject_after, eject_time_ms;
+	int on_eject; /* enum on_eject */
+	uint64_t scrape_interval_ms;
 	uint64_t pool_idle, pool_timeout_ms;
 	int datapath, handoff, keepalive, affinity, attach; /* enums of datapath.h and attach.h */
 	const char *pin_dir;

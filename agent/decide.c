@@ -4,10 +4,12 @@
  *
  * How it works
  *
- * Everything is counted in prompt tokens that have to be computed. The cost of an endpoint for a request is what it has
- * still to compute for others (tokens in flight) plus what it would have to compute of this prompt (tokens not cached).
+ * Everything is counted in prompt tokens that have to be computed, by an endpoint of the mean pace: one that takes twice as
+ * long for a token has its tokens counted twice. The cost of an endpoint for a request is what it has still to compute for
+ * others (tokens in flight, and what the engine's own queue holds of others) plus what it would have to compute of this
+ * prompt (tokens not cached). Divided by the mean pace these are times: waiting is weighed against computing again.
  *
- * 1. Candidates are the endpoints that are ready, serve the model, decode, and have not failed this request.
+ * 1. Candidates are the endpoints that are up, serve the model, decode, have room, and have not failed this request.
  * 2. Affinity: the endpoint that the session is bound to; without one, of the endpoints that hold at least
  *    --affinity-threshold of the prompt's blocks the one with the least load.
  * 3. Without affinity the best --weight score wins: share of the prompt that is cached, and freedom of load. A short
@@ -26,10 +28,8 @@
 
 #include <errno.h>
 #include <math.h>
-#include <sodium.h>
-#include <stdlib.h>
-#include <string.h>
 
+#include "agent/decide_private.h"
 #include "agent/prefix.h"
 #include "agent/session.h"
 
@@ -38,55 +38,14 @@
  * session's other blocks are missed: hence the weight. The slack is eight steps of vLLM's default --max-num-batched-tokens
  * (8192): a queue that is gone within seconds is no reason to move. On the Mooncake conversation trace (docs/testing.md
  * has the command) weight 1 without slack moves a quarter of all turns and loses 3 points of hits; near saturation that
- * costs more time to first token than the waiting it avoids.
+ * costs more time to first token than the waiting it avoids. Where the pace of the pods is known, the slack is what the mean
+ * one computes in SATURATION_S, if that is less: on the trace with two of eight pods half as fast, the P95 is a sixth
+ * lower with it, and none at all (0 s) costs another point of hits for nothing.
  */
-enum { RECOMPUTE_WEIGHT = 4, SATURATION_TOKENS = 8 * 8192 };
+enum { RECOMPUTE_WEIGHT = 4, SATURATION_TOKENS = 8 * 8192, SATURATION_S = 2 };
+/* Of a pod that fails at times, and of one that would have to load an adapter first: as if that much were ahead there. */
+enum { DEGRADED_TOKENS = SATURATION_TOKENS, ADAPTER_TOKENS = SATURATION_TOKENS / 2 };
 enum { LOAD_HALF_LIFE_MS = 600000, EPOCH_HALF_LIVES = 500, EXPIRE_STEPS = 4 };
-
-struct decider {
-	struct decide_config config;
-	struct endpoint_table *endpoints;
-	struct session_table *sessions;
-	struct prefix_index *prefixes;
-	uint64_t random, round, epoch_ms;
-	uint64_t queried_blocks, hit_blocks;
-	double placed[ENDPOINT_MAX]; /* tokens, in the worth of the epoch */
-	uint32_t seen_changes;
-	uint32_t generation[ENDPOINT_MAX]; /* that the prefixes and @placed belong to */
-	uint16_t depth[ENDPOINT_MAX];
-	/* Of the present request's candidates, side by side: a decision goes over them several times. */
-	uint16_t candidate[ENDPOINT_MAX];
-	double inflight[ENDPOINT_MAX], load[ENDPOINT_MAX]; /* by endpoint */
-};
-
-struct decider *decider_new(const struct decide_config *config, struct endpoint_table *endpoints)
-{
-	struct decider *decider = calloc(1, sizeof(*decider));
-
-	if (!decider)
-		return NULL;
-	decider->config = *config;
-	decider->endpoints = endpoints;
-	decider->random = config->seed;
-	if (!config->seed)
-		randombytes_buf(&decider->random, sizeof(decider->random));
-	decider->random |= 1; /* xorshift stays at 0 */
-	decider->sessions = session_table_new(config->sessions_max, config->session_ttl_ms);
-	decider->prefixes = prefix_index_new(config->prefix_blocks_max);
-	if (decider->sessions && decider->prefixes)
-		return decider;
-	decider_free(decider);
-	return NULL;
-}
-
-void decider_free(struct decider *decider)
-{
-	if (!decider)
-		return;
-	session_table_free(decider->sessions);
-	prefix_index_free(decider->prefixes);
-	free(decider);
-}
 
 /* xorshift64* (Marsaglia 2003, Vigna 2016): only ties depend on it. */
 static uint32_t next_random(struct decider *decider)
@@ -123,23 +82,27 @@ static void note_placed(struct decider *decider, uint32_t endpoint, double token
 /**
  * struct choice - what is known while one request is decided.
  * @worth: of a token placed at the epoch, by now.
+ * @slack: tokens that may be ahead of a request without a move being thought of.
  * @full_load: the largest load of all candidates, or 1; @per_full_load and @per_block are one by it and by the blocks.
  */
 struct choice {
 	struct decider *decider;
 	const struct decide_request *request;
 	uint64_t model_hash;
-	double worth, full_load, per_full_load, per_block, tokens_per_block;
-	uint32_t prompt_tokens, n_usable;
-	bool knows_prompt;
+	double worth, full_load, per_full_load, per_block, tokens_per_block, slack;
+	uint32_t prompt_tokens, n_usable, n_full;
+	uint64_t must_serve, adapter; /* bits; 0: any will do */
+	bool knows_prompt, is_paced;
 };
 
 static inline bool is_candidate(const struct choice *choice, uint32_t i)
 {
+	const struct endpoint *endpoint = &choice->decider->endpoints->at[i];
 	const uint8_t *excluded = choice->request->excluded;
 
-	return endpoint_is_usable(&choice->decider->endpoints->at[i], choice->model_hash) &&
-	       !(excluded && excluded[i / 8] >> i % 8 & 1);
+	if (!endpoint_is_usable(endpoint, choice->model_hash) || (excluded && excluded[i / 8] >> i % 8 & 1))
+		return false;
+	return !choice->must_serve || !endpoint->serves || choice->must_serve & endpoint->serves;
 }
 
 static double load_of(const struct choice *choice, uint32_t i)
@@ -154,9 +117,17 @@ static uint32_t uncached_tokens(const struct choice *choice, uint32_t i)
 	return cached < choice->prompt_tokens ? (uint32_t)(choice->prompt_tokens - cached) : 0;
 }
 
+/* In the mean endpoint's tokens. */
+static double work_of(const struct choice *choice, uint32_t i)
+{
+	double tokens = uncached_tokens(choice, i);
+
+	return choice->is_paced ? choice->decider->slowness[i] * tokens : tokens;
+}
+
 static double cost_of(const struct choice *choice, uint32_t i)
 {
-	return choice->decider->inflight[i] + uncached_tokens(choice, i);
+	return choice->decider->ahead[i] + work_of(choice, i);
 }
 
 static double score_of(const struct choice *choice, uint32_t i)
@@ -211,39 +182,85 @@ static inline __attribute__((always_inline)) int best_of(struct choice *choice, 
 	return found;
 }
 
+/* What is to be computed there before the request, in tokens of an endpoint of the mean pace. */
+static double ahead_of(const struct choice *choice, const struct endpoint *endpoint, float slowness)
+{
+	double ahead = slowness * (double)endpoint_tokens_ahead(endpoint);
+
+	if (endpoint->state == ENDPOINT_DEGRADED)
+		ahead += DEGRADED_TOKENS;
+	if (choice->adapter && !(choice->adapter & endpoint->loaded))
+		ahead += ADAPTER_TOKENS;
+	return ahead;
+}
+
+/* A thousand endpoints are gone over here for each request: what is seldom there is asked for once. */
 static void survey(struct choice *choice)
 {
 	struct decider *decider = choice->decider;
+	const struct endpoint_table *endpoints = decider->endpoints;
+	uint64_t most = decider->config.max_inflight ? decider->config.max_inflight : UINT32_MAX;
+	float mean_rate = pace_mean_rate(&endpoints->pace_sum), slowness = 1;
+	double full_load = 1, worth = choice->worth;
+	uint32_t n = 0;
 
-	choice->full_load = 1;
-	for (uint32_t i = 0; i < decider->endpoints->n; i++) {
+	for (uint32_t i = 0; i < endpoints->n; i++) {
+		const struct endpoint *endpoint = &endpoints->at[i];
+		double ahead, load;
+
 		if (!is_candidate(choice, i))
 			continue;
-		decider->candidate[choice->n_usable++] = (uint16_t)i;
-		decider->inflight[i] = (double)decider->endpoints->at[i].inflight_tokens;
-		decider->load[i] = decider->inflight[i] + decider->placed[i] * choice->worth;
-		if (decider->load[i] > choice->full_load)
-			choice->full_load = decider->load[i];
+		if (endpoint->inflight_requests >= most) {
+			choice->n_full++;
+			continue;
+		}
+		if (mean_rate > 0)
+			decider->slowness[i] = slowness = pace_slowness(mean_rate, endpoint->token_us);
+		ahead = ahead_of(choice, endpoint, slowness);
+		load = ahead + slowness * decider->placed[i] * worth;
+		if (load > full_load)
+			full_load = load;
+		decider->candidate[n++] = (uint16_t)i;
+		decider->ahead[i] = ahead;
+		decider->load[i] = load;
 	}
+	choice->n_usable = n;
+	choice->full_load = full_load;
+	choice->is_paced = mean_rate > 0;
+	choice->slack = SATURATION_TOKENS;
+	if (mean_rate > 0 && mean_rate * 1e6 * SATURATION_S < choice->slack)
+		choice->slack = mean_rate * 1e6 * SATURATION_S;
 	choice->per_full_load = 1 / choice->full_load;
 	choice->per_block = choice->request->n_blocks ? 1.0 / choice->request->n_blocks : 0;
 }
 
-void decider_follow_endpoints(struct decider *decider)
+/* Where the engine counts fewer hits than were expected, as many fewer are expected. */
+static void discount(struct choice *choice)
 {
-	if (decider->seen_changes == decider->endpoints->changes)
-		return;
-	decider->seen_changes = decider->endpoints->changes;
-	for (uint32_t i = 0; i < ENDPOINT_MAX; i++) { /* those that are gone, too: their blocks take room */
-		const struct endpoint *endpoint = &decider->endpoints->at[i];
+	struct decider *decider = choice->decider;
 
-		if (decider->generation[i] == endpoint->generation)
-			continue;
-		decider->generation[i] = endpoint->generation;
-		decider_forget_endpoint(decider, i);
-		prefix_set_capacity(decider->prefixes, i,
-			endpoint->config.blocks ? endpoint->config.blocks : decider->config.default_capacity_blocks);
+	for (uint32_t n = 0; decider->n_distrusted && n < choice->n_usable; n++) {
+		uint32_t i = decider->candidate[n];
+
+		decider->depth[i] = (uint16_t)(decider->depth[i] * decider->endpoints->at[i].trust);
 	}
+}
+
+/* A model that some endpoint is known to serve is asked only of those; an adapter rather where it is in memory. */
+static void settle_model(struct choice *choice)
+{
+	const struct endpoint_table *endpoints = choice->decider->endpoints;
+	uint64_t bit = endpoint_name_bit(endpoints, choice->model_hash);
+
+	choice->must_serve = bit & endpoints->served;
+	choice->adapter = bit & endpoints->loaded;
+}
+
+static bool has_room(const struct choice *choice, uint32_t i)
+{
+	uint64_t most = choice->decider->config.max_inflight;
+
+	return is_candidate(choice, i) && (!most || choice->decider->endpoints->at[i].inflight_requests < most);
 }
 
 static int round_robin(struct choice *choice)
@@ -253,7 +270,7 @@ static int round_robin(struct choice *choice)
 	for (uint32_t n = 0; n < decider->endpoints->n; n++) {
 		uint32_t i = (uint32_t)(decider->round++ % decider->endpoints->n);
 
-		if (is_candidate(choice, i))
+		if (has_room(choice, i))
 			return (int)i;
 	}
 	return -ENOENT;
@@ -268,7 +285,7 @@ static int bound_endpoint(const struct choice *choice, uint64_t now_ms, bool *wa
 
 	*was_bound = session;
 	if (!session || choice->decider->endpoints->at[session->endpoint].generation != session->generation ||
-		!is_candidate(choice, session->endpoint))
+		!has_room(choice, session->endpoint))
 		return -ENOENT;
 	return (int)session->endpoint;
 }
@@ -276,17 +293,16 @@ static int bound_endpoint(const struct choice *choice, uint64_t now_ms, bool *wa
 /* Unless what is ahead there weighs more than what a move would make others compute again. */
 static int unless_saturated(struct choice *choice, int preferred, enum decision_reason then, enum decision_reason *reason)
 {
-	double inflight = choice->decider->inflight[preferred], uncached = uncached_tokens(choice, (uint32_t)preferred);
-	double ahead, recompute;
+	double there = choice->decider->ahead[preferred], work = work_of(choice, (uint32_t)preferred), ahead, recompute;
 	int cheapest;
 
 	/* Then not even one with nothing in flight and all cached would be cheaper by enough: it is not looked for. */
-	if (inflight + RECOMPUTE_WEIGHT * uncached <= SATURATION_TOKENS)
+	if (there + RECOMPUTE_WEIGHT * work <= choice->slack)
 		return preferred;
 	cheapest = best_of(choice, cheapness_of, 0);
-	ahead = inflight - choice->decider->inflight[cheapest];
-	recompute = uncached_tokens(choice, (uint32_t)cheapest) - uncached;
-	if (ahead <= RECOMPUTE_WEIGHT * recompute + SATURATION_TOKENS)
+	ahead = there - choice->decider->ahead[cheapest];
+	recompute = work_of(choice, (uint32_t)cheapest) - work;
+	if (ahead <= RECOMPUTE_WEIGHT * recompute + choice->slack)
 		return preferred;
 	*reason = then;
 	return cheapest;
@@ -393,6 +409,7 @@ static void remember(struct choice *choice, const struct decision *decision, uin
 	const struct decide_request *request = choice->request;
 	struct decider *decider = choice->decider;
 	uint32_t i = (uint32_t)decision->endpoint;
+	double cached = decision->cached_blocks / decider->endpoints->at[i].trust * choice->tokens_per_block; /* before the discount */
 
 	if (request->has_session)
 		session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
@@ -401,6 +418,7 @@ static void remember(struct choice *choice, const struct decision *decision, uin
 	note_placed(decider, i, decision->uncached_tokens, now_ms);
 	decider->queried_blocks += request->n_blocks;
 	decider->hit_blocks += decision->cached_blocks;
+	drift_expect(&decider->drift[i], decision->prompt_tokens, decision->prompt_tokens < cached ? decision->prompt_tokens : cached);
 }
 
 int decide(struct decider *decider, const struct decide_request *request, uint64_t now_ms, struct decision *out,
@@ -420,71 +438,17 @@ int decide(struct decider *decider, const struct decide_request *request, uint64
 	int endpoint;
 
 	decider_follow_endpoints(decider);
+	settle_model(&choice);
 	survey(&choice);
 	prefix_match(decider->prefixes, request->blocks, request->n_blocks, decider->endpoints->n, decider->depth);
+	discount(&choice);
 	endpoint = choose(&choice, now_ms, &reason);
 	if (endpoint < 0) {
 		*out = (struct decision){ .endpoint = -ENOENT, .reason = DECISION_NONE };
-		return -ENOENT;
+		return choice.n_full ? -EBUSY : -ENOENT;
 	}
 	describe(&choice, endpoint, reason, out);
 	remember(&choice, out, now_ms);
 	endpoint_claim_take(decider->endpoints, (uint32_t)endpoint, out->uncached_tokens, claim);
 	return 0;
-}
-
-void decider_forget_endpoint(struct decider *decider, uint32_t index)
-{
-	prefix_clear(decider->prefixes, index);
-	decider->placed[index] = 0;
-}
-
-struct session_table *decider_sessions(const struct decider *decider)
-{
-	return decider->sessions;
-}
-
-struct prefix_index *decider_prefixes(const struct decider *decider)
-{
-	return decider->prefixes;
-}
-
-int decider_session_get(const struct decider *decider, uint64_t session, uint64_t now_ms, uint32_t *index, uint64_t *uses,
-	uint64_t *idle_ms)
-{
-	const struct session *found = session_find(decider->sessions, session, now_ms);
-
-	if (!found || decider->endpoints->at[found->endpoint].generation != found->generation)
-		return -ENOENT;
-	*index = found->endpoint;
-	*uses = found->uses;
-	*idle_ms = now_ms > found->last_used_ms ? now_ms - found->last_used_ms : 0;
-	return 0;
-}
-
-void decider_get_stats(const struct decider *decider, struct decider_stats *out)
-{
-	struct session_stats sessions;
-	struct prefix_stats prefixes;
-
-	session_get_stats(decider->sessions, &sessions);
-	prefix_get_stats(decider->prefixes, &prefixes);
-	*out = (struct decider_stats){
-		.sessions = sessions.n,
-		.sessions_max = sessions.max,
-		.sessions_evicted = sessions.evicted,
-		.sessions_expired = sessions.expired,
-		.prefix_blocks = prefixes.pairs,
-		.prefix_blocks_distinct = prefixes.blocks,
-		.prefix_blocks_max = prefixes.max,
-		.prefix_evicted = prefixes.evicted,
-		.queried_blocks = decider->queried_blocks,
-		.hit_blocks = decider->hit_blocks,
-		.bytes = sessions.bytes + prefixes.bytes,
-	};
-}
-
-uint64_t decider_endpoint_blocks(const struct decider *decider, uint32_t index)
-{
-	return prefix_count(decider->prefixes, index);
 }

@@ -34,6 +34,7 @@ struct decide_config {
 	uint32_t prefix_block_bytes;
 	double bytes_per_token;
 	uint32_t default_capacity_blocks; /* of an endpoint whose capacity is not known */
+	uint64_t max_inflight;		  /* requests of an endpoint; 0: no bound */
 	uint64_t seed;			  /* of the ties; 0: from the system */
 };
 
@@ -75,13 +76,26 @@ void decider_free(struct decider *decider);
 /**
  * decide() - chooses, binds the session, remembers the prefix, and takes @claim for the uncached tokens.
  * @now_ms: monotonic.
- * Return: 0, or -ENOENT when no endpoint is usable (nothing is then changed).
+ * Return: 0; nothing is changed by -ENOENT: no endpoint is usable, and -EBUSY: all that are have max_inflight requests.
  */
 int decide(struct decider *decider, const struct decide_request *request, uint64_t now_ms, struct decision *out,
 	struct endpoint_claim *claim);
 
 /** decider_forget_endpoint() - its prefixes and sessions are worthless: it is gone or was restarted. */
 void decider_forget_endpoint(struct decider *decider, uint32_t index);
+
+/** decider_set_capacity(), decider_capacity() - of an endpoint's prefix cache, in blocks. */
+void decider_set_capacity(struct decider *decider, uint32_t index, uint32_t blocks);
+uint32_t decider_capacity(const struct decider *decider, uint32_t index);
+
+/**
+ * decider_learn_hits() - the engine has looked up @queried prompt tokens more and found @hit of them: see drift.h.
+ * @told: the capacity is known and stays. Return: whether there was enough of it to learn something.
+ */
+bool decider_learn_hits(struct decider *decider, uint32_t index, double queried, double hit, bool told);
+
+/** decider_drift() - the engine's hit rate less the expected one, lately. */
+double decider_drift(const struct decider *decider, uint32_t index);
 
 /** decider_follow_endpoints() - what was known of an earlier pod at an index is forgotten; decide() begins with it. */
 void decider_follow_endpoints(struct decider *decider);

@@ -139,11 +139,13 @@ static enum endpoint_map_state map_state(enum endpoint_state state)
 		return ENDPOINT_MAP_READY;
 	case ENDPOINT_DRAINING:
 		return ENDPOINT_MAP_DRAINING;
-	case ENDPOINT_DOWN:
+	case ENDPOINT_DEGRADED:
+		return ENDPOINT_MAP_DEGRADED;
+	case ENDPOINT_EJECTED:
 	case ENDPOINT_STATE_N:
 		break;
 	}
-	return ENDPOINT_MAP_DOWN;
+	return ENDPOINT_MAP_EJECTED;
 }
 
 static void find_way(struct devices *devices, const struct endpoint *endpoint, struct endpoint_entry *entry)

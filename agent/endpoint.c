@@ -4,13 +4,16 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "lib/log.h"
 
-static const char *const state_names[] = { "free", "starting", "ready", "down", "draining" };
+enum { MEAN_OF = 64 }; /* requests that mean_tokens looks back on */
+
+static const char *const state_names[] = { "gone", "starting", "ready", "degraded", "ejected", "draining" };
 static_assert(sizeof(state_names) / sizeof(state_names[0]) == ENDPOINT_STATE_N, "a name for each state");
 
 static const char *const engine_names[] = { "unknown", "vllm", "sglang" };
@@ -18,10 +21,13 @@ static_assert(sizeof(engine_names) / sizeof(engine_names[0]) == ENDPOINT_ENGINE_
 
 static const bool legal[ENDPOINT_STATE_N][ENDPOINT_STATE_N] = {
 	[ENDPOINT_FREE] = { [ENDPOINT_STARTING] = true },
-	[ENDPOINT_STARTING] = { [ENDPOINT_READY] = true, [ENDPOINT_DOWN] = true, [ENDPOINT_DRAINING] = true,
+	[ENDPOINT_STARTING] = { [ENDPOINT_READY] = true, [ENDPOINT_DEGRADED] = true, [ENDPOINT_EJECTED] = true,
+		[ENDPOINT_DRAINING] = true, [ENDPOINT_FREE] = true },
+	[ENDPOINT_READY] = { [ENDPOINT_DEGRADED] = true, [ENDPOINT_EJECTED] = true, [ENDPOINT_DRAINING] = true,
 		[ENDPOINT_FREE] = true },
-	[ENDPOINT_READY] = { [ENDPOINT_DOWN] = true, [ENDPOINT_DRAINING] = true, [ENDPOINT_FREE] = true },
-	[ENDPOINT_DOWN] = { [ENDPOINT_READY] = true, [ENDPOINT_DRAINING] = true, [ENDPOINT_FREE] = true },
+	[ENDPOINT_DEGRADED] = { [ENDPOINT_READY] = true, [ENDPOINT_EJECTED] = true, [ENDPOINT_DRAINING] = true,
+		[ENDPOINT_FREE] = true },
+	[ENDPOINT_EJECTED] = { [ENDPOINT_READY] = true, [ENDPOINT_DRAINING] = true, [ENDPOINT_FREE] = true },
 	[ENDPOINT_DRAINING] = { [ENDPOINT_STARTING] = true, [ENDPOINT_FREE] = true },
 };
 
@@ -138,12 +144,27 @@ int endpoint_find(const struct endpoint_table *table, const struct address *addr
 	return -ENOENT;
 }
 
+static uint64_t now_us(const struct endpoint_table *table)
+{
+	return table->now_us ? table->now_us() : 0;
+}
+
+void endpoint_forget_pace(struct endpoint_table *table, uint32_t index)
+{
+	struct endpoint *endpoint = &table->at[index];
+
+	pace_sum_change(&table->pace_sum, endpoint->token_us, 0);
+	endpoint->token_us = 0;
+	endpoint->pace = (struct pace){ 0 };
+}
+
 static int place(struct endpoint_table *table, uint32_t index, uint32_t generation, const struct endpoint_config *config,
 	const char *why)
 {
 	struct endpoint *endpoint = &table->at[index];
 
-	*endpoint = (struct endpoint){ .generation = generation, .config = *config, .role = config->role };
+	endpoint_forget_pace(table, index);
+	*endpoint = (struct endpoint){ .generation = generation, .config = *config, .role = config->role, .trust = 1 };
 	endpoint->model_hash = endpoint_model_hash(config->model);
 	address_format(&config->address, endpoint->name);
 	if (index >= table->n)
@@ -186,6 +207,11 @@ void endpoint_remove(struct endpoint_table *table, uint32_t index)
 {
 	endpoint_set_state(table, index, ENDPOINT_FREE, "removed");
 	table->at[index].generation++;
+	table->inflight_requests -= table->at[index].inflight_requests; /* their claims release nothing any more */
+	table->at[index].inflight_requests = 0;
+	endpoint_set_serves(table, index, 0);
+	endpoint_set_loaded(table, index, 0);
+	endpoint_forget_pace(table, index);
 	table->changes++;
 	while (table->n && table->at[table->n - 1].state == ENDPOINT_FREE)
 		table->n--;
@@ -199,23 +225,83 @@ void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpo
 	assert(legal[endpoint->state][state]);
 	log_info("endpoint state changed", "endpoint=%s from=%s to=%s why=%s", endpoint->name, state_names[endpoint->state],
 		state_names[state], log_quote(why, quoted, sizeof(quoted)));
+	table->transitions[endpoint->state][state]++;
 	endpoint->state = state;
+	endpoint->since_ms = now_us(table) / 1000;
+	snprintf(endpoint->why, sizeof(endpoint->why), "%s", why);
 	if (table->on_change)
 		table->on_change(table->on_change_ctx, index);
+}
+
+/* ---- names of models and adapters ---- */
+
+uint64_t endpoint_name_bit(const struct endpoint_table *table, uint64_t hash)
+{
+	for (unsigned i = 0; hash && i < ENDPOINT_NAMES_MAX && table->name_hash[i]; i++)
+		if (table->name_hash[i] == hash)
+			return 1ull << i;
+	return 0;
+}
+
+uint64_t endpoint_learn_name(struct endpoint_table *table, uint64_t hash)
+{
+	unsigned i = 0;
+
+	while (i < ENDPOINT_NAMES_MAX && table->name_hash[i] && table->name_hash[i] != hash)
+		i++;
+	if (!hash || i == ENDPOINT_NAMES_MAX)
+		return 0; /* requests for it go to any endpoint, as if nobody had told */
+	table->name_hash[i] = hash;
+	return 1ull << i;
+}
+
+void endpoint_set_serves(struct endpoint_table *table, uint32_t index, uint64_t serves)
+{
+	table->at[index].serves = serves;
+	table->served = 0;
+	for (uint32_t i = 0; i < table->n; i++)
+		table->served |= table->at[i].serves;
+}
+
+void endpoint_set_loaded(struct endpoint_table *table, uint32_t index, uint64_t loaded)
+{
+	if (table->at[index].loaded == loaded)
+		return;
+	table->at[index].loaded = loaded;
+	table->loaded = 0;
+	for (uint32_t i = 0; i < table->n; i++)
+		table->loaded |= table->at[i].loaded;
+}
+
+/* ---- claims ---- */
+
+static void learn_pace(struct endpoint_table *table, struct endpoint *endpoint)
+{
+	float token_us = pace_token_us(&endpoint->pace);
+
+	pace_sum_change(&table->pace_sum, endpoint->token_us, token_us);
+	endpoint->token_us = token_us;
 }
 
 void endpoint_claim_restore(struct endpoint_table *table, uint32_t index, uint32_t tokens)
 {
 	table->at[index].inflight_requests++;
+	table->at[index].waiting_requests += tokens != 0;
 	table->at[index].inflight_tokens += tokens;
+	table->inflight_requests++;
 }
 
 void endpoint_claim_take(struct endpoint_table *table, uint32_t index, uint32_t tokens, struct endpoint_claim *claim)
 {
 	struct endpoint *endpoint = &table->at[index];
 
-	*claim = (struct endpoint_claim){ index, endpoint->generation, tokens, true, true };
+	*claim = (struct endpoint_claim){ index, endpoint->generation, tokens, true, tokens != 0 };
+	if (table->now_us && tokens && !endpoint->waiting_requests)
+		pace_begin(&endpoint->pace, table->now_us());
+	table->mean_tokens += (tokens - table->mean_tokens) / MEAN_OF;
+	table->inflight_requests++;
 	endpoint->inflight_requests++;
+	endpoint->waiting_requests += tokens != 0;
 	endpoint->inflight_tokens += tokens;
 	endpoint->requests++;
 }
@@ -228,21 +314,35 @@ static struct endpoint *claimed(struct endpoint_table *table, const struct endpo
 	return endpoint->generation == claim->generation ? endpoint : NULL;
 }
 
+static void release_tokens(struct endpoint *endpoint, struct endpoint_claim *claim)
+{
+	if (claim->holds_tokens && endpoint) {
+		endpoint->inflight_tokens -= claim->tokens;
+		endpoint->waiting_requests--;
+	}
+	claim->holds_tokens = false;
+}
+
 void endpoint_claim_release_tokens(struct endpoint_table *table, struct endpoint_claim *claim)
 {
 	struct endpoint *endpoint = claimed(table, claim);
+	bool computed = claim->holds_tokens && endpoint;
 
-	if (claim->holds_tokens && endpoint)
-		endpoint->inflight_tokens -= claim->tokens;
-	claim->holds_tokens = false;
+	release_tokens(endpoint, claim);
+	if (computed && table->now_us && pace_computed(&endpoint->pace, claim->tokens, table->now_us(), !endpoint->waiting_requests))
+		learn_pace(table, endpoint);
 }
 
 void endpoint_claim_release(struct endpoint_table *table, struct endpoint_claim *claim)
 {
 	struct endpoint *endpoint = claimed(table, claim);
 
-	endpoint_claim_release_tokens(table, claim);
-	if (claim->holds_request && endpoint)
+	if (claim->holds_tokens && endpoint && table->now_us)
+		pace_disturbed(&endpoint->pace, table->now_us());
+	release_tokens(endpoint, claim);
+	if (claim->holds_request && endpoint) {
 		endpoint->inflight_requests--;
+		table->inflight_requests--;
+	}
 	claim->holds_request = false;
 }

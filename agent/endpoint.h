@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The pods: addresses, what they serve, their states, and the load that this agent has put on each. */
+/* The pods: addresses, what they serve, their states, and the load that is on each. */
 #ifndef LLMD_AGENT_ENDPOINT_H
 #define LLMD_AGENT_ENDPOINT_H
 
@@ -7,19 +7,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/pace.h"
 #include "lib/address.h"
 
-enum { ENDPOINT_MAX = 1024, ENDPOINT_MODEL_MAX = 256 };
+enum { ENDPOINT_MAX = 1024, ENDPOINT_MODEL_MAX = 256, ENDPOINT_WHY_MAX = 112, ENDPOINT_NAMES_MAX = 64 };
 
 enum endpoint_role { ENDPOINT_ROLE_DECODE = 1, ENDPOINT_ROLE_PREFILL = 2, ENDPOINT_ROLE_BOTH = 3 };
 
 enum endpoint_engine { ENDPOINT_ENGINE_UNKNOWN, ENDPOINT_ENGINE_VLLM, ENDPOINT_ENGINE_SGLANG, ENDPOINT_ENGINE_N };
 
 enum endpoint_state {
-	ENDPOINT_FREE,	   /* no endpoint at this index */
+	ENDPOINT_FREE,	   /* gone: no endpoint at this index */
 	ENDPOINT_STARTING, /* never reached yet; used like a ready one */
 	ENDPOINT_READY,
-	ENDPOINT_DOWN, /* connecting failed; probed until it is back */
+	ENDPOINT_DEGRADED, /* fails, but not often enough yet, or none can be spared: used where others cost much more */
+	ENDPOINT_EJECTED,  /* not used; checked until it is back */
 	ENDPOINT_DRAINING, /* no new sessions, streams go on */
 	ENDPOINT_STATE_N
 };
@@ -36,25 +38,46 @@ struct endpoint_config {
 /**
  * struct endpoint - index into the table is its identity together with the generation, which changes whenever the
  * index is given to another pod (the same numbers go to the BPF map).
+ * @queued_tokens: what is to be computed there for others, and what a full KV cache is worth, as the engine told lately.
+ * @serves, @loaded: models, and LoRA adapters in its memory, as the engine told: bits of endpoint_name_bit(). 0: not known.
+ * @trust: share of the prefix blocks believed to be there that really are, as far as the engine's counters tell.
+ * @waiting_requests: of @inflight_requests, those that wait for their first content.
+ * @why, @since_ms: of the present state.
  */
 struct endpoint {
-	enum endpoint_state state; /* what a decision looks at comes first, in one cache line */
-	enum endpoint_role role;
-	uint32_t generation;
+	/* What a decision looks at comes first, in 48 bytes: a thousand endpoints are gone over for each request. */
+	enum endpoint_state state : 16;
+	enum endpoint_role role : 16;
 	uint32_t inflight_requests;
 	uint64_t inflight_tokens; /* uncached prompt tokens chosen for it and not yet answered */
 	uint64_t model_hash;	  /* 0: serves any */
-	uint64_t requests;	  /* ever */
+	uint64_t serves;
+	uint32_t queued_tokens;
+	float token_us, trust; /* time that a prompt token takes there, 0: not known; see pace.h */
+	uint32_t generation;
+	uint64_t loaded;
+	uint32_t waiting_requests;
+	struct pace pace;
+	uint64_t requests; /* ever */
+	uint64_t since_ms;
+	char why[ENDPOINT_WHY_MAX];
 	struct endpoint_config config;
 	char name[ADDRESS_TEXT_MAX]; /* of the address, for logs and labels */
 };
 
 struct endpoint_table {
+	struct endpoint at[ENDPOINT_MAX];
 	uint32_t n; /* indexes in use are below it */
 	uint32_t changes; /* counts additions and removals */
+	uint64_t inflight_requests;
+	double mean_tokens; /* of the last requests: what each had to compute */
+	uint64_t (*now_us)(void); /* NULL: paces are not learnt */
+	struct pace_sum pace_sum;
+	uint64_t transitions[ENDPOINT_STATE_N][ENDPOINT_STATE_N]; /* ever, from and to */
+	uint64_t served, loaded; /* bits of @serves and @loaded that any endpoint has */
+	uint64_t name_hash[ENDPOINT_NAMES_MAX];
 	void (*on_change)(void *ctx, uint32_t index); /* after each change of a state; NULL: nobody looks */
 	void *on_change_ctx;
-	struct endpoint at[ENDPOINT_MAX];
 };
 
 /** endpoint_config_parse() - "ADDR:PORT[,model=M][,role=decode|prefill|both][,blocks=N][,engine=vllm|sglang]". Return: 0 or -EINVAL. */
@@ -91,11 +114,34 @@ const char *endpoint_engine_name(enum endpoint_engine engine);
 /** endpoint_model_hash() - of a model's name; 0 for "". */
 uint64_t endpoint_model_hash(const char *model);
 
-/** endpoint_is_usable() - ready or starting, with the decode role, and serving the model (0 matches all). */
+/** endpoint_name_bit() - of the name with that endpoint_model_hash() in @serves and @loaded; 0 for names nobody knows. */
+uint64_t endpoint_name_bit(const struct endpoint_table *table, uint64_t hash);
+
+/** endpoint_learn_name() - the same; a new name gets a bit while some are left. */
+uint64_t endpoint_learn_name(struct endpoint_table *table, uint64_t hash);
+
+/** endpoint_set_serves() - what it serves, as the engine says. */
+void endpoint_set_serves(struct endpoint_table *table, uint32_t index, uint64_t serves);
+
+/** endpoint_set_loaded() - the adapters in its memory, as the engine says. */
+void endpoint_set_loaded(struct endpoint_table *table, uint32_t index, uint64_t loaded);
+
+/** endpoint_tokens_ahead() - prompt tokens that are to be computed there before those of a new request. */
+static inline uint64_t endpoint_tokens_ahead(const struct endpoint *endpoint)
+{
+	return endpoint->inflight_tokens + endpoint->queued_tokens;
+}
+
+/** endpoint_is_up() - requests may be sent there. */
+static inline bool endpoint_is_up(const struct endpoint *endpoint)
+{
+	return endpoint->state == ENDPOINT_READY || endpoint->state == ENDPOINT_STARTING || endpoint->state == ENDPOINT_DEGRADED;
+}
+
+/** endpoint_is_usable() - up, with the decode role, and serving the model (0 matches all). */
 static inline bool endpoint_is_usable(const struct endpoint *endpoint, uint64_t model_hash)
 {
-	return (endpoint->state == ENDPOINT_READY || endpoint->state == ENDPOINT_STARTING) &&
-	       endpoint->role & ENDPOINT_ROLE_DECODE &&
+	return endpoint_is_up(endpoint) && endpoint->role & ENDPOINT_ROLE_DECODE &&
 	       (!model_hash || !endpoint->model_hash || model_hash == endpoint->model_hash);
 }
 
@@ -108,6 +154,9 @@ struct endpoint_claim {
 	uint32_t tokens;
 	bool holds_request, holds_tokens;
 };
+
+/** endpoint_forget_pace() - it is another pod, or another process, by now. */
+void endpoint_forget_pace(struct endpoint_table *table, uint32_t index);
 
 /** endpoint_claim_restore() - counts what an earlier agent had claimed. */
 void endpoint_claim_restore(struct endpoint_table *table, uint32_t index, uint32_t tokens);

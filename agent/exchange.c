@@ -29,7 +29,6 @@
 #include "agent/datapath.h"
 #include "agent/flow_table.h"
 #include "agent/metrics.h"
-#include "agent/prober.h"
 #include "agent/session_key.h"
 #include "agent/upstream.h"
 #include "lib/log.h"
@@ -200,13 +199,17 @@ static void settle_prompt(struct exchange *exchange)
 
 static void collected(struct exchange *exchange)
 {
+	int err;
+
 	client_arm(exchange->client, NULL);
 	if (!exchange->request_body.done)
 		peer_watch_readable(&exchange->client->peer, false); /* until what is here is out */
 	settle_prompt(exchange);
 	settle_session(exchange);
-	if (exchange_route(exchange))
-		exchange_refuse_failed(exchange, -ENOENT, "no pod takes this request");
+	retry_budget_request(&exchange->client->agent->retry_budget);
+	err = exchange_route(exchange);
+	if (err)
+		exchange_refuse_failed(exchange, err, "no pod takes this request");
 	else
 		exchange_connect(exchange, false);
 }

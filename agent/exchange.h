@@ -129,6 +129,9 @@ void exchange_redial(struct exchange *exchange);
 /** exchange_try_elsewhere() - Return: whether another pod was found. */
 bool exchange_try_elsewhere(struct exchange *exchange);
 
+/** exchange_leave_pod() - the pod is out: if nothing of its answer came, and it can, it goes elsewhere. */
+void exchange_leave_pod(struct exchange *exchange);
+
 /** exchange_id_line() - "x-request-id: ..." with its line end. Return: @line. */
 const char *exchange_id_line(const struct exchange *exchange, char line[EXCHANGE_ID_LINE_MAX]);
 

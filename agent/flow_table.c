@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 
 #include "agent/handoff.h"
+#include "agent/health.h"
 #include "agent/metrics.h"
 #include "agent/tcp_repair.h"
 #include "agent/upstream.h"
@@ -217,6 +218,8 @@ void flow_count_end(struct flow_table *table, uint32_t index)
 		return;
 	endpoint_claim_release(agent->endpoints, &claim);
 	slot->tokens = 0;
+	if (slot->status && agent->endpoints->at[slot->endpoint].generation == slot->generation)
+		health_answered(agent->health, slot->endpoint, slot->status);
 	metrics_request(agent->metrics, (enum api)slot->api, status, (int)slot->endpoint, duration_s);
 	metrics_bytes(agent->metrics, slot->bytes_up, slot->bytes_down);
 	decision_log_end(agent->decisions, table->local[index].logged, status, 0, duration_s);

@@ -19,8 +19,10 @@
 #include "agent/decision_log.h"
 #include "agent/discovery.h"
 #include "agent/endpoints_file.h"
+#include "agent/engine.h"
 #include "agent/exchange.h"
 #include "agent/keeper.h"
+#include "agent/health.h"
 #include "agent/listener.h"
 #include "agent/metrics.h"
 #include "agent/mirror.h"
@@ -245,11 +247,13 @@ static int init_decision(struct agent *agent)
 		.prefix_block_bytes = (uint32_t)options->prefix_block,
 		.bytes_per_token = options->bytes_per_token,
 		.default_capacity_blocks = (uint32_t)options->endpoint_blocks,
+		.max_inflight = options->max_inflight,
 	};
 
 	agent->endpoints = calloc(1, sizeof(*agent->endpoints));
 	if (!agent->endpoints)
 		return -ENOMEM;
+	agent->endpoints->now_us = agent_now_us;
 	agent->decider = decider_new(&config, agent->endpoints);
 	return agent->decider ? discovery_new(agent, &agent->discovery) : -ENOMEM;
 }
@@ -260,6 +264,10 @@ static void gauges(void *ctx, struct metrics_gauges *out)
 
 	out->clients = agent->n_clients;
 	out->draining = agent->draining;
+	out->decider = agent->decider;
+	out->engines = agent->engines;
+	out->engine_state = engine_state;
+	out->health = health_counts(agent->health);
 	upstream_pool_counts(agent->upstreams, &out->upstreams_open, &out->upstreams_idle);
 	discovery_get_stats(agent->discovery, &out->discovery);
 	metrics_kernel_collect(agent, &out->kernel);
@@ -291,8 +299,11 @@ static int init_parts(struct process *process)
 	agent->metrics = metrics_new(agent->endpoints, agent->decider, gauges, agent);
 	agent->decisions = decision_log_new(agent->endpoints, DECISION_LOG_DEFAULT);
 	agent->upstreams = upstream_pool_new(agent, &exchange_upstream_callbacks);
+	agent->engines = engines_new(agent);
+	agent->health = health_new(agent);
 	agent->prober = prober_new(agent);
-	if (!agent->metrics || !agent->decisions || !agent->upstreams || !agent->prober)
+	retry_budget_init(&agent->retry_budget, agent->config.retry_budget);
+	if (!agent->metrics || !agent->decisions || !agent->upstreams || !agent->engines || !agent->health || !agent->prober)
 		return -ENOMEM;
 	handoff_stats_init(&agent->handoffs);
 	err = agent->datapath ? datapath_start(agent->datapath) : 0;
@@ -343,6 +354,8 @@ static void finish(struct process *process)
 	admin_free(process->admin);
 	discovery_free(agent->discovery);
 	prober_free(agent->prober);
+	health_free(agent->health);
+	engines_free(agent->engines);
 	upstream_pool_free(agent->upstreams);
 	pipe_pool_close(&agent->pipes);
 	decision_log_free(agent->decisions);

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/metrics_endpoint.h"
 #include "agent/metrics_kernel.h"
 #include "agent/metrics_print.h"
 #include "lib/histogram.h"
@@ -32,7 +33,7 @@ struct metrics {
 	void (*gauges)(void *ctx, struct metrics_gauges *out);
 	void *ctx;
 	double started_s;
-	uint64_t bytes_up, bytes_down, spliced, no_session, retries, accept_errors;
+	uint64_t bytes_up, bytes_down, spliced, no_session, retries, no_retries, overload[2], accept_errors;
 	uint64_t rejected[HTTP_RULE_N], decisions[DECISION_REASON_N], prompts[PROMPT_N];
 	uint64_t cuts[METRICS_CUT_N], upstream[METRICS_UPSTREAM_N];
 	uint64_t unrouted[API_N][METRICS_CODES]; /* requests that reached no pod */
@@ -137,6 +138,16 @@ void metrics_retry(struct metrics *metrics)
 	metrics->retries++;
 }
 
+void metrics_no_retry(struct metrics *metrics)
+{
+	metrics->no_retries++;
+}
+
+void metrics_overload(struct metrics *metrics, bool total)
+{
+	metrics->overload[total]++;
+}
+
 void metrics_cut(struct metrics *metrics, enum metrics_cut who)
 {
 	metrics->cuts[who]++;
@@ -201,50 +212,6 @@ static void print_duration(struct scrape *scrape)
 	each_pod(scrape, pod_duration);
 }
 
-static void pod_inflight_requests(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
-{
-	(void)i;
-	sample_pod(scrape, endpoint, NULL, NULL, endpoint->inflight_requests);
-}
-
-static void print_inflight_requests(struct scrape *scrape)
-{
-	each_pod(scrape, pod_inflight_requests);
-}
-
-static void pod_inflight_tokens(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
-{
-	(void)i;
-	sample_pod(scrape, endpoint, NULL, NULL, endpoint->inflight_tokens);
-}
-
-static void print_inflight_tokens(struct scrape *scrape)
-{
-	each_pod(scrape, pod_inflight_tokens);
-}
-
-static void pod_blocks(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
-{
-	sample_pod(scrape, endpoint, NULL, NULL, decider_endpoint_blocks(scrape->metrics->decider, i));
-}
-
-static void print_pod_blocks(struct scrape *scrape)
-{
-	each_pod(scrape, pod_blocks);
-}
-
-static void pod_state(struct scrape *scrape, uint32_t i, const struct endpoint *endpoint)
-{
-	(void)i;
-	for (enum endpoint_state state = ENDPOINT_FREE + 1; state < ENDPOINT_STATE_N; state++)
-		sample_pod(scrape, endpoint, "state", endpoint_state_name(state), endpoint->state == state);
-}
-
-static void print_pod_state(struct scrape *scrape)
-{
-	each_pod(scrape, pod_state);
-}
-
 static void print_by_source(struct scrape *scrape, const uint64_t *number)
 {
 	for (enum discovery_kind kind = 0; kind < DISCOVERY_KIND_N; kind++)
@@ -299,6 +266,12 @@ static void print_cuts(struct scrape *scrape)
 	sample_label(scrape, "side", "pod", scrape->metrics->cuts[METRICS_CUT_UPSTREAM]);
 }
 
+static void print_overload(struct scrape *scrape)
+{
+	sample_label(scrape, "limit", "pod", scrape->metrics->overload[false]);
+	sample_label(scrape, "limit", "total", scrape->metrics->overload[true]);
+}
+
 static void print_connections(struct scrape *scrape)
 {
 	sample_label(scrape, "side", "client", scrape->gauges.clients);
@@ -329,6 +302,7 @@ PRINT_COUNT(print_blocks_evicted, decider.prefix_evicted)
 PRINT_COUNT(print_table_bytes, decider.bytes)
 PRINT_COUNT(print_no_session, metrics->no_session)
 PRINT_COUNT(print_retries, metrics->retries)
+PRINT_COUNT(print_no_retries, metrics->no_retries)
 PRINT_COUNT(print_accept_errors, metrics->accept_errors)
 PRINT_COUNT(print_spliced, metrics->spliced)
 PRINT_COUNT(print_left_out, gauges.discovery.left_out)
@@ -391,14 +365,6 @@ static const struct family families[] = {
 	  "histogram_quantile(0.95, sum by (le) (rate(llmd_ttft_seconds_bucket[5m])))", print_ttft },
 	{ "llmd_request_duration_seconds", "histogram", "pod", "From the request's head to the end of the answer.",
 	  "histogram_quantile(0.5, sum by (le) (rate(llmd_request_duration_seconds_bucket[5m])))", print_duration },
-	{ "llmd_inflight_requests", "gauge", "pod", "Requests chosen for a pod and not ended.",
-	  "max(llmd_inflight_requests) / avg(llmd_inflight_requests)", print_inflight_requests },
-	{ "llmd_inflight_tokens", "gauge", "pod", "Uncached prompt tokens chosen for a pod and not yet answered.",
-	  "sum(llmd_inflight_tokens)", print_inflight_tokens },
-	{ "llmd_endpoint_state", "gauge", "pod, state", "1 for the state that a pod is in.",
-	  "sum by (state) (llmd_endpoint_state)", print_pod_state },
-	{ "llmd_endpoint_prefix_blocks", "gauge", "pod", "Prefix blocks that a pod is believed to hold.",
-	  "llmd_endpoint_prefix_blocks", print_pod_blocks },
 	{ "llmd_discovery_endpoints", "gauge", "source", "Endpoints that a source of discovery lists.",
 	  "llmd_discovery_endpoints", print_listed },
 	{ "llmd_discovery_left_out", "gauge", "", "Listed endpoints for which the table of 1024 has no room.",
@@ -425,6 +391,10 @@ static const struct family families[] = {
 	{ "llmd_rejected_total", "counter", "rule", "Requests refused, by the rule that they broke.",
 	  "sum by (rule) (rate(llmd_rejected_total[5m])) > 0", print_rejected },
 	{ "llmd_retries_total", "counter", "", "Requests sent to another pod after a failure.", "rate(llmd_retries_total[5m])", print_retries },
+	{ "llmd_retries_refused_total", "counter", "", "Tries elsewhere that --retry-budget forbade.",
+	  "rate(llmd_retries_refused_total[5m]) > 0", print_no_retries },
+	{ "llmd_overload_total", "counter", "limit", "Requests refused for --max-inflight (pod: 503) or --max-inflight-total (total: 429).",
+	  "rate(llmd_overload_total[5m]) > 0", print_overload },
 	{ "llmd_cut_total", "counter", "side", "Requests that ended early because the client or the pod went away.",
 	  "rate(llmd_cut_total{side=\"pod\"}[5m])", print_cuts },
 	{ "llmd_upstream_events_total", "counter", "event", "Connections to pods: opened, used again, failed.",
@@ -453,6 +423,7 @@ void metrics_print(struct metrics *metrics, struct evbuffer *out)
 	metrics->gauges(metrics->ctx, &scrape.gauges);
 	decider_get_stats(metrics->decider, &scrape.decider);
 	print_families(&scrape, families, N_FAMILIES);
+	metrics_endpoint_print(&scrape);
 	metrics_kernel_print(&scrape);
 }
 
@@ -460,5 +431,6 @@ void metrics_print_markdown(FILE *out)
 {
 	fputs("| metric | type | unit | labels | meaning | example query |\n|---|---|---|---|---|---|\n", out);
 	print_families_markdown(out, families, N_FAMILIES);
+	metrics_endpoint_print_markdown(out);
 	metrics_kernel_print_markdown(out);
 }

@@ -27,11 +27,18 @@ enum metrics_upstream_event {
 
 enum metrics_cut { METRICS_CUT_CLIENT, METRICS_CUT_UPSTREAM, METRICS_CUT_N };
 
+struct engines;
+struct engine_state;
+
 /** struct metrics_gauges - what others know at the moment of a scrape. */
 struct metrics_gauges {
 	uint64_t clients, upstreams_open, upstreams_idle;
 	bool draining;
 	struct discovery_stats discovery;
+	const struct decider *decider;
+	const struct engines *engines;
+	const struct engine_state *(*engine_state)(const struct engines *engines, uint32_t index); /* NULL: nothing is known */
+	const uint64_t *health; /* health_counts(), or NULL */
 	struct metrics_kernel kernel;
 };
 
@@ -52,6 +59,9 @@ void metrics_decision(struct metrics *metrics, enum decision_reason reason);
 void metrics_prompt(struct metrics *metrics, enum prompt_state state);
 void metrics_no_session(struct metrics *metrics);
 void metrics_retry(struct metrics *metrics);
+/** metrics_no_retry() - --retry-budget forbade one. metrics_overload() - refused; @total: not for the pods' own bounds. */
+void metrics_no_retry(struct metrics *metrics);
+void metrics_overload(struct metrics *metrics, bool total);
 void metrics_cut(struct metrics *metrics, enum metrics_cut who);
 void metrics_upstream(struct metrics *metrics, enum metrics_upstream_event event);
 void metrics_accept_error(struct metrics *metrics);

@@ -57,14 +57,16 @@ static void put_name(struct line *line, const struct scrape *scrape, const char 
 	put(line, suffix);
 }
 
-/* As "%.6f"; for what is not negative. */
+/* As "%.6f". */
 static void put_micros(struct line *line, double number)
 {
-	uint64_t micros = (uint64_t)(number * 1e6 + 0.5);
+	uint64_t micros = (uint64_t)((number < 0 ? -number : number) * 1e6 + 0.5);
 	char digits[7] = ".";
 
 	for (int i = 6; i > 0; i--, micros /= 10)
 		digits[i] = (char)('0' + micros % 10);
+	if (number < 0)
+		put(line, "-");
 	put_number(line, micros);
 	put_bytes(line, digits, sizeof(digits));
 }
@@ -121,6 +123,19 @@ void sample_label(struct scrape *scrape, const char *label, const char *value, u
 	put_label(&line, label, value);
 	put(&line, "}");
 	end_number(&line, scrape, number);
+}
+
+void sample_pod_double(struct scrape *scrape, const struct endpoint *pod, double number)
+{
+	struct line line;
+
+	line.n = 0;
+	put_name(&line, scrape, "{");
+	put_label(&line, "pod", pod->name);
+	put(&line, "} ");
+	put_micros(&line, number);
+	put(&line, "\n");
+	evbuffer_add(scrape->out, line.text, line.n);
 }
 
 void sample_pod(struct scrape *scrape, const struct endpoint *pod, const char *label, const char *value, uint64_t number)

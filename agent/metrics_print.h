@@ -57,6 +57,8 @@ void sample_label(struct scrape *scrape, const char *label, const char *value, u
 /** sample_pod() - with the label "pod", and another one unless @label is NULL. */
 void sample_pod(struct scrape *scrape, const struct endpoint *pod, const char *label, const char *value, uint64_t number);
 
+void sample_pod_double(struct scrape *scrape, const struct endpoint *pod, double number);
+
 /** print_buckets() - @pod: NULL for a histogram of no pod. */
 void print_buckets(struct scrape *scrape, const struct buckets *buckets, const struct endpoint *pod);
 void print_histogram(struct scrape *scrape, const struct histogram *histogram, const struct endpoint *pod);

@@ -5,8 +5,8 @@
 #include "agent/agent.h"
 #include "agent/client.h"
 #include "agent/exchange.h"
+#include "agent/health.h"
 #include "agent/metrics.h"
-#include "agent/prober.h"
 #include "agent/upstream.h"
 #include "lib/log.h"
 
@@ -42,7 +42,12 @@ int exchange_route(struct exchange *exchange)
 	};
 	struct endpoint_claim claim = { 0 };
 	struct decision decision;
-	int err = decide(agent->decider, &request, agent_now_ms(), &decision, &claim);
+	uint64_t most = agent->config.max_inflight_total;
+	int err;
+
+	if (most && agent->endpoints->inflight_requests - exchange->claim.holds_request >= most)
+		return -EDQUOT;
+	err = decide(agent->decider, &request, agent_now_ms(), &decision, &claim);
 
 	if (err)
 		return err;
@@ -90,6 +95,10 @@ bool exchange_try_elsewhere(struct exchange *exchange)
 	if (!exchange->at_hand || exchange->retries >= agent->config.retries)
 		return false;
 	exchange->excluded[failed / 8] |= (uint8_t)(1u << failed % 8);
+	if (!retry_budget_take(&agent->retry_budget, agent_now_ms())) {
+		metrics_no_retry(agent->metrics);
+		return false;
+	}
 	if (exchange_route(exchange))
 		return false;
 	exchange->retries++;
@@ -99,12 +108,30 @@ bool exchange_try_elsewhere(struct exchange *exchange)
 	return true;
 }
 
+void exchange_leave_pod(struct exchange *exchange)
+{
+	struct agent *agent = exchange->client->agent;
+	bool waits = exchange->state == EXCHANGE_CONNECT || exchange->state == EXCHANGE_SEND || exchange->state == EXCHANGE_ANSWER;
+
+	if (!waits || exchange->status || exchange->answered || !exchange->at_hand)
+		return;
+	log_info("request leaves its pod", "id=%s pod=%s", exchange->request_id, exchange_pod_name(exchange));
+	metrics_upstream(agent->metrics, METRICS_UPSTREAM_FAILED);
+	exchange_try_elsewhere(exchange); /* or it goes on waiting: it may still be answered */
+}
+
 void exchange_refuse_failed(struct exchange *exchange, int err, const char *what)
 {
 	struct agent *agent = exchange->client->agent;
 	uint64_t model = endpoint_model_hash(exchange->facts ? exchange->facts->model : "");
 	bool any = false;
 
+	if (err == -EDQUOT || err == -EBUSY) {
+		metrics_overload(agent->metrics, err == -EDQUOT);
+		exchange_refuse(exchange, err == -EDQUOT ? 429 : 503, err == -EDQUOT ? "rate_limit_error" : "overloaded_error",
+			err == -EDQUOT ? "too many requests at a time" : "all pods are busy", "Retry-After: 1\r\n");
+		return;
+	}
 	for (uint32_t i = 0; i < agent->endpoints->n; i++)
 		any |= endpoint_is_usable(&agent->endpoints->at[i], model);
 	if (!any)
@@ -122,6 +149,7 @@ void exchange_fail(struct exchange *exchange, int err, const char *what)
 	bool dialling = exchange->state == EXCHANGE_CONNECT;
 
 	if (exchange->answered) {
+		health_request_failed(agent->health, (uint32_t)exchange->decision.endpoint, what);
 		metrics_cut(agent->metrics, METRICS_CUT_UPSTREAM);
 		client_close(exchange->client, true);
 		return;
@@ -134,7 +162,9 @@ void exchange_fail(struct exchange *exchange, int err, const char *what)
 	metrics_upstream(agent->metrics, dialling ? METRICS_UPSTREAM_CONNECT_FAILED : METRICS_UPSTREAM_FAILED);
 	log_warn("pod failed", "id=%s pod=%s what=\"%s\" errno=%d", exchange->request_id, exchange_pod_name(exchange), what, -err);
 	if (dialling)
-		prober_endpoint_failed(agent->prober, (uint32_t)exchange->decision.endpoint, err);
+		health_cannot_connect(agent->health, (uint32_t)exchange->decision.endpoint, err);
+	else
+		health_request_failed(agent->health, (uint32_t)exchange->decision.endpoint, what);
 	if (!exchange_try_elsewhere(exchange))
 		exchange_refuse_failed(exchange, err, what);
 }

@@ -10,6 +10,7 @@
 #include "agent/agent.h"
 #include "agent/client.h"
 #include "agent/exchange.h"
+#include "agent/health.h"
 #include "agent/metrics.h"
 #include "agent/upstream.h"
 
@@ -56,6 +57,7 @@ static void cut(struct exchange *exchange)
 {
 	struct client *client = exchange->client;
 
+	health_request_failed(client->agent->health, (uint32_t)exchange->decision.endpoint, "broke off in an answer");
 	metrics_cut(client->agent->metrics, METRICS_CUT_UPSTREAM);
 	client_close(client, true);
 }
@@ -167,7 +169,8 @@ static bool read_heads(struct exchange *exchange, const char *data, size_t len, 
 		if (!pass_interim(exchange, &head, data + *used))
 			return false;
 	}
-	if (head.status == 503 && exchange_try_elsewhere(exchange))
+	health_answered(exchange->client->agent->health, (uint32_t)exchange->decision.endpoint, head.status);
+	if (head.status >= 502 && head.status <= 504 && exchange_try_elsewhere(exchange))
 		return false;
 	begin_answer(exchange, &head, data + *used, len - *used);
 	return false;

@@ -135,7 +135,7 @@ struct handshake {
 	__u32 established;
 };
 
-enum endpoint_map_state { ENDPOINT_MAP_FREE, ENDPOINT_MAP_READY, ENDPOINT_MAP_DOWN, ENDPOINT_MAP_DRAINING };
+enum endpoint_map_state { ENDPOINT_MAP_FREE, ENDPOINT_MAP_READY, ENDPOINT_MAP_EJECTED, ENDPOINT_MAP_DRAINING, ENDPOINT_MAP_DEGRADED };
 
 /** struct endpoint_entry - map "endpoints": an endpoint's index, with its generation, is its identity in all other maps. */
 struct endpoint_entry {

@@ -57,7 +57,7 @@ class Agent(Process):
     def __init__(self, log, endpoints, *options):
         self.port, self.admin = free_port(), free_port()
         args = [f"{BUILD}/llmd-agent", "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin}", "--drain-timeout", "5s",
-                "--datapath", "relay"]
+                "--datapath", "relay", "--health-interval", "0", "--scrape-interval", "0"]  # scripted pods count what they are asked
         for endpoint in endpoints:
             args += ["--endpoint", endpoint]
         super().__init__(log, *args, *options)

@@ -292,7 +292,7 @@ static void put_endpoint(uint32_t index, const char *pod, const char *node, cons
 	memcpy(front.addr, key.daddr, sizeof(front.addr));
 	front.port = key.dport;
 	if (fixture->straight == STRAIGHT_DOWN)
-		entry.state = ENDPOINT_MAP_DOWN;
+		entry.state = ENDPOINT_MAP_EJECTED;
 	if (fixture->straight == STRAIGHT_DRAINING)
 		entry.state = ENDPOINT_MAP_DRAINING;
 	if (fixture->no_route || fixture->straight == STRAIGHT_NO_ROUTE)

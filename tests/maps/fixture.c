@@ -96,7 +96,7 @@ static void fill_endpoints(struct fixture *fixture)
 {
 	put_endpoint(fixture, 0, "10.1.0.4", ENDPOINT_MAP_READY, 1);
 	put_endpoint(fixture, 1, "2001:db8::5", ENDPOINT_MAP_DRAINING, 3);
-	put_endpoint(fixture, 2, "10.1.0.6", ENDPOINT_MAP_DOWN, 7);
+	put_endpoint(fixture, 2, "10.1.0.6", ENDPOINT_MAP_EJECTED, 7);
 	put_endpoint(fixture, 5, "10.1.0.9", 9, 1); /* a state that there is not */
 	fill_stats(fixture);
 }

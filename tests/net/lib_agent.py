@@ -54,7 +54,8 @@ class Process:
 class Agent(Process):
     def __init__(self, namespace, log, options, admin=ADMIN, prefix=()):
         self.namespace, self.admin, self.options = namespace, admin, options
-        super().__init__(namespace, log, *prefix, f"{BUILD}/llmd-agent", "--admin", f"127.0.0.1:{admin}", *options)
+        quiet = ("--health-interval", "0", "--scrape-interval", "0")  # pods count what they are asked; netpod knows no paths
+        super().__init__(namespace, log, *prefix, f"{BUILD}/llmd-agent", "--admin", f"127.0.0.1:{admin}", *quiet, *options)
 
     def wait_started(self):
         wait_for(lambda: not self.alive() or self.get("/healthz")[0] == 200, "the admin port", 60)

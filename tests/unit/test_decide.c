@@ -141,7 +141,7 @@ static void spreads_the_sessions_of_a_lost_endpoint(void **state)
 		where[s] = ask_and_end(s, blocks).endpoint;
 		lost = where[s];
 	}
-	endpoint_set_state(pods, (uint32_t)lost, ENDPOINT_DOWN, "test");
+	endpoint_set_state(pods, (uint32_t)lost, ENDPOINT_EJECTED, "test");
 	for (uint64_t s = 1; s < 40; s++) {
 		struct decision next;
 
@@ -184,7 +184,7 @@ static void a_new_pod_at_an_old_address_has_nothing(void **state)
 	(void)state;
 	blocks_of(1, 10, 0, blocks);
 	for (int i = 1; i < PODS; i++)
-		endpoint_set_state(pods, (uint32_t)i, ENDPOINT_DOWN, "test");
+		endpoint_set_state(pods, (uint32_t)i, ENDPOINT_EJECTED, "test");
 	assert_int_equal(ask(42, blocks, &old).endpoint, 0);
 	endpoint_remove(pods, 0);
 	assert_int_equal(endpoint_add(pods, &endpoint), 0);

@@ -36,6 +36,14 @@ struct dry {
 	uint32_t blocks[TRACE_IDS_MAX];
 };
 
+/* The clock by which the paces of the endpoints are learnt: one run at a time. */
+static double clock_ms;
+
+static uint64_t simulated_us(void)
+{
+	return (uint64_t)(clock_ms * 1000) + 1;
+}
+
 static size_t count_ids(const struct trace *trace)
 {
 	size_t n = TRACE_IDS_MAX;
@@ -51,7 +59,7 @@ static int add_endpoints(struct dry *dry, const struct trace *trace)
 	size_t blocks = config->blocks ? config->blocks : count_ids(trace);
 
 	for (uint32_t i = 0; i < config->endpoints; i++) {
-		struct endpoint_config endpoint = { .role = ENDPOINT_ROLE_BOTH, .blocks = (uint32_t)blocks };
+		struct endpoint_config endpoint = { .role = ENDPOINT_ROLE_BOTH, .blocks = config->untold ? 0 : (uint32_t)blocks };
 		char text[ADDRESS_TEXT_MAX];
 
 		snprintf(text, sizeof(text), "10.0.%u.%u:8000", i / 250, i % 250 + 1);
@@ -70,6 +78,8 @@ static int start(struct dry *dry, const struct trace *trace)
 
 	if (err)
 		return err;
+	if (dry->config->slow)
+		dry->endpoints.now_us = simulated_us;
 	dry->decider = decider_new(&dry->config->decide, &dry->endpoints);
 	dry->last = malloc((trace->n_sessions + 1) * sizeof(*dry->last));
 	dry->ttft_s = calloc(trace->n, sizeof(*dry->ttft_s));
@@ -79,13 +89,25 @@ static int start(struct dry *dry, const struct trace *trace)
 	return 0;
 }
 
+/* In the order in which answers begin, each at its time. */
 static void release_until(struct dry *dry, double now_ms)
 {
+	for (;;) {
+		struct running *next = NULL;
+
+		for (size_t i = 0; i < dry->n_running; i++)
+			if (dry->running[i].claim.holds_tokens && dry->running[i].first_ms <= now_ms &&
+				(!next || dry->running[i].first_ms < next->first_ms))
+				next = &dry->running[i];
+		if (!next)
+			break;
+		clock_ms = next->first_ms;
+		endpoint_claim_release_tokens(&dry->endpoints, &next->claim);
+	}
+	clock_ms = now_ms;
 	for (size_t i = 0; i < dry->n_running;) {
 		struct running *running = &dry->running[i];
 
-		if (running->first_ms <= now_ms)
-			endpoint_claim_release_tokens(&dry->endpoints, &running->claim);
 		if (running->end_ms <= now_ms) {
 			endpoint_claim_release(&dry->endpoints, &running->claim);
 			*running = dry->running[--dry->n_running];
@@ -166,7 +188,9 @@ static int one(struct dry *dry, const struct trace_request *from, struct dry_run
 	done_ms = (double)from->input_tokens - (double)hits * TRACE_BLOCK_TOKENS;
 	done_ms = done_ms > 1 ? done_ms : 1;
 	dry->uncached[i] += done_ms;
-	done_ms = done_ms * 1000 / config->prefill_rate +
+	if (config->untold)
+		decider_learn_hits(dry->decider, (uint32_t)i, from->input_tokens, from->input_tokens - done_ms, false);
+	done_ms = done_ms * 1000 / (config->prefill_rate / ((uint32_t)i < config->slow ? 2 : 1)) +
 		  (dry->busy_until_ms[i] > now_ms ? dry->busy_until_ms[i] : now_ms);
 	dry->busy_until_ms[i] = running.first_ms = done_ms;
 	dry->ttft_s[out->requests] = (done_ms - now_ms) / 1000;

@@ -11,13 +11,14 @@
 
 /**
  * struct dry_run_config - @decide: the policy and its weights, as the agent would have them.
- * @blocks: capacity of each endpoint's cache in trace blocks, which the policy is told; 0: without bound.
+ * @blocks: capacity of each endpoint's cache in trace blocks; 0: without bound. @untold: the policy is not told of it, but of
+ * the caches' hits, as an engine's counters would. @slow: endpoints that compute at half the rate.
  * @prefill_rate: tokens per second. @itl_ms: per output token.
  */
 struct dry_run_config {
 	struct decide_config decide;
-	uint32_t endpoints, blocks;
-	bool sessions;
+	uint32_t endpoints, blocks, slow;
+	bool sessions, untold;
 	double time_scale, prefill_rate, itl_ms;
 };
 

@@ -21,10 +21,10 @@ struct load_config {
 	const char *target, *trace, *synth, *json, *session_header, *model, *path;
 	struct string_list pod_metrics;
 	uint64_t concurrency, requests, duration_ms, prompt_bytes, output_tokens, output_max, block_bytes, limit, warmup, timeout_ms, seed;
-	uint64_t synth_sessions, endpoints, blocks;
+	uint64_t synth_sessions, endpoints, blocks, slow;
 	double rate, time_scale, prefill_rate, itl_ms;
 	int session, policy;
-	bool stream, new_connection, dry_run, allow_failures, progress;
+	bool stream, new_connection, dry_run, untold, allow_failures, progress;
 };
 
 enum failure { FAILURE_CONNECT, FAILURE_TIMEOUT, FAILURE_RESET, FAILURE_CUT, FAILURE_STATUS, FAILURE_MALFORMED, FAILURE_CONTENT, FAILURE_N };

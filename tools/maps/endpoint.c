@@ -9,8 +9,9 @@
 static const char *const state_names[] = {
 	[ENDPOINT_MAP_FREE] = "free",
 	[ENDPOINT_MAP_READY] = "ready",
-	[ENDPOINT_MAP_DOWN] = "down",
+	[ENDPOINT_MAP_EJECTED] = "ejected",
 	[ENDPOINT_MAP_DRAINING] = "draining",
+	[ENDPOINT_MAP_DEGRADED] = "degraded",
 };
 
 static void count_flows(const struct maps *maps, uint64_t *flows, uint32_t n)
