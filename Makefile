@@ -9,7 +9,7 @@ V ?=
 Q := $(if $(V),,@)
 B := build$(if $(SAN),/san)
 
-PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium libbpf libmnl
+PACKAGES := libevent libevent_pthreads libevent_openssl openssl hiredis json-c libxxhash libsodium libbpf libmnl
 CPPFLAGS += -D_GNU_SOURCE -I. -Iinclude -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)

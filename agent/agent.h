@@ -18,6 +18,7 @@ struct client;
 struct datapath;
 struct decider;
 struct decision_log;
+struct events;
 struct metrics;
 struct mirror;
 struct prober;
@@ -45,6 +46,7 @@ struct agent {
 	struct upstream_pool *upstreams;
 	struct datapath *datapath; /* NULL: everything is relayed */
 	struct mirror *mirror;	   /* NULL without a data path, or once it is left to a successor */
+	struct events *events;	   /* NULL without --redis */
 	struct handoff_stats handoffs;
 	struct pipe_pool pipes;
 	struct client *clients;

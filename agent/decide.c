@@ -52,6 +52,7 @@ struct decider {
 	uint64_t queried_blocks, hit_blocks;
 	double placed[ENDPOINT_MAX]; /* tokens, in the worth of the epoch */
 	uint32_t seen_changes;
+	struct decider_listener listener;
 	uint32_t generation[ENDPOINT_MAX]; /* that the prefixes and @placed belong to */
 	uint16_t depth[ENDPOINT_MAX];
 	/* Of the present request's candidates, side by side: a decision goes over them several times. */
@@ -104,7 +105,7 @@ static double half_lives_since_epoch(const struct decider *decider, uint64_t now
 	return (double)(now_ms - decider->epoch_ms) / LOAD_HALF_LIFE_MS;
 }
 
-static void note_placed(struct decider *decider, uint32_t endpoint, double tokens, uint64_t now_ms)
+void decider_note_placed(struct decider *decider, uint32_t endpoint, double tokens, uint64_t now_ms)
 {
 	if (!decider->epoch_ms)
 		decider->epoch_ms = now_ms;
@@ -170,7 +171,9 @@ static double score_of(const struct choice *choice, uint32_t i)
 /* For requests that say nothing about tokens: those in flight count. */
 static double idleness_of(const struct choice *choice, uint32_t i)
 {
-	return -((double)choice->decider->endpoints->at[i].inflight_requests +
+	const struct endpoint *endpoint = &choice->decider->endpoints->at[i];
+
+	return -((double)endpoint->inflight_requests + (double)endpoint->remote_requests +
 		 load_of(choice, i) / (choice->full_load * ENDPOINT_MAX));
 }
 
@@ -220,7 +223,7 @@ static void survey(struct choice *choice)
 		if (!is_candidate(choice, i))
 			continue;
 		decider->candidate[choice->n_usable++] = (uint16_t)i;
-		decider->inflight[i] = (double)decider->endpoints->at[i].inflight_tokens;
+		decider->inflight[i] = (double)(decider->endpoints->at[i].inflight_tokens + decider->endpoints->at[i].remote_tokens);
 		decider->load[i] = decider->inflight[i] + decider->placed[i] * choice->worth;
 		if (decider->load[i] > choice->full_load)
 			choice->full_load = decider->load[i];
@@ -392,13 +395,18 @@ static void remember(struct choice *choice, const struct decision *decision, uin
 {
 	const struct decide_request *request = choice->request;
 	struct decider *decider = choice->decider;
+	const struct decider_listener *listener = &decider->listener;
 	uint32_t i = (uint32_t)decision->endpoint;
+	bool is_new = request->has_session &&
+		      session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
 
-	if (request->has_session)
-		session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
+	if (request->has_session && listener->bound)
+		listener->bound(listener->ctx, request->session, i, is_new);
+	if (request->n_blocks && listener->stored)
+		listener->stored(listener->ctx, i, request->blocks, request->n_blocks, decision->uncached_tokens);
 	session_expire(decider->sessions, now_ms, EXPIRE_STEPS);
 	prefix_insert(decider->prefixes, i, request->blocks, request->n_blocks, now_ms);
-	note_placed(decider, i, decision->uncached_tokens, now_ms);
+	decider_note_placed(decider, i, decision->uncached_tokens, now_ms);
 	decider->queried_blocks += request->n_blocks;
 	decider->hit_blocks += decision->cached_blocks;
 }
@@ -437,6 +445,11 @@ void decider_forget_endpoint(struct decider *decider, uint32_t index)
 {
 	prefix_clear(decider->prefixes, index);
 	decider->placed[index] = 0;
+}
+
+void decider_listen(struct decider *decider, const struct decider_listener *listener)
+{
+	decider->listener = *listener;
 }
 
 struct session_table *decider_sessions(const struct decider *decider)

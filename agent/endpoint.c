@@ -169,6 +169,12 @@ void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpo
 		table->on_change(table->on_change_ctx, index);
 }
 
+void endpoint_drain(struct endpoint_table *table, uint32_t index, bool on, const char *why)
+{
+	if ((table->at[index].state == ENDPOINT_DRAINING) != on)
+		endpoint_set_state(table, index, on ? ENDPOINT_DRAINING : ENDPOINT_STARTING, why);
+}
+
 void endpoint_claim_restore(struct endpoint_table *table, uint32_t index, uint32_t tokens)
 {
 	table->at[index].inflight_requests++;

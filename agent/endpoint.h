@@ -42,6 +42,8 @@ struct endpoint {
 	uint64_t inflight_tokens; /* uncached prompt tokens chosen for it and not yet answered */
 	uint64_t model_hash;	  /* 0: serves any */
 	uint64_t requests;	  /* ever */
+	uint64_t remote_tokens;	  /* as inflight_tokens, of the other agents */
+	uint32_t remote_requests;
 	struct endpoint_config config;
 	char name[ADDRESS_TEXT_MAX]; /* of the address, for logs and labels */
 };
@@ -74,6 +76,9 @@ int endpoint_find(const struct endpoint_table *table, const struct address *addr
 
 /** endpoint_set_state() - the one setter: legal edges only (asserted), logs old -> new with @why. */
 void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpoint_state state, const char *why);
+
+/** endpoint_drain() - takes no new sessions, or does again; nothing when it is so already. */
+void endpoint_drain(struct endpoint_table *table, uint32_t index, bool on, const char *why);
 
 const char *endpoint_state_name(enum endpoint_state state);
 const char *endpoint_role_name(enum endpoint_role role);

@@ -10,13 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "agent/admin.h"
 #include "agent/agent.h"
 #include "agent/client.h"
 #include "agent/datapath.h"
 #include "agent/decision_log.h"
+#include "agent/events.h"
 #include "agent/exchange.h"
 #include "agent/listener.h"
 #include "agent/metrics.h"
@@ -39,19 +39,6 @@ struct process {
 	struct event *term, *interrupt, *hangup, *drain_timer;
 	bool terminating;
 };
-
-uint64_t agent_now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-uint64_t agent_now_ms(void)
-{
-	return agent_now_us() / 1000;
-}
 
 struct prompt_scanner *agent_take_scanner(struct agent *agent)
 {
@@ -284,6 +271,8 @@ static void gauges(void *ctx, struct metrics_gauges *out)
 	out->draining = agent->draining;
 	upstream_pool_counts(agent->upstreams, &out->upstreams_open, &out->upstreams_idle);
 	metrics_kernel_collect(agent, &out->kernel);
+	out->has_events = agent->events;
+	events_get_stats(agent->events, &out->events);
 }
 
 static int init_admin(struct process *process)
@@ -330,6 +319,8 @@ static int init_parts(struct process *process)
 	err = agent->datapath ? datapath_start(agent->datapath) : 0;
 	if (!err)
 		err = init_mirror(agent);
+	if (!err && agent->config.redis.url.is_set)
+		err = events_new(agent, &agent->events);
 	if (!err)
 		err = init_admin(process);
 	if (!err)
@@ -368,6 +359,8 @@ static void finish(struct process *process)
 		client_close(agent->clients, true);
 	if (agent->base)
 		event_base_loop(agent->base, EVLOOP_NONBLOCK); /* what was put off to the end of the turn */
+	events_free(agent->events);
+	agent->events = NULL;
 	close_mirror(agent);
 	datapath_close(agent->datapath);
 	agent->datapath = NULL;
@@ -416,7 +409,7 @@ int main(int argc, char **argv)
 	if (sodium_init() < 0)
 		return EXIT_FAILURE;
 	if (agent->config.check_config)
-		return init_secret(agent) ? EXIT_USAGE : 0;
+		return init_secret(agent) || redis_config_check(&agent->config.redis) ? EXIT_USAGE : 0;
 	raise_limits();
 	if (agent->config.cleanup)
 		return run_cleanup(agent);

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/metrics_events.h"
 #include "agent/metrics_kernel.h"
 #include "agent/metrics_print.h"
 #include "lib/histogram.h"
@@ -422,6 +423,7 @@ void metrics_print(struct metrics *metrics, struct evbuffer *out)
 	metrics->gauges(metrics->ctx, &scrape.gauges);
 	decider_get_stats(metrics->decider, &scrape.decider);
 	print_families(&scrape, families, N_FAMILIES);
+	metrics_events_print(&scrape);
 	metrics_kernel_print(&scrape);
 }
 
@@ -429,5 +431,6 @@ void metrics_print_markdown(FILE *out)
 {
 	fputs("| metric | type | labels | meaning | example query |\n|---|---|---|---|---|\n", out);
 	print_families_markdown(out, families, N_FAMILIES);
+	metrics_events_print_markdown(out);
 	metrics_kernel_print_markdown(out);
 }

@@ -9,6 +9,7 @@
 
 #include "agent/decide.h"
 #include "agent/endpoint.h"
+#include "agent/events.h"
 #include "agent/http_head.h"
 #include "agent/metrics_kernel.h"
 #include "agent/prompt.h"
@@ -31,6 +32,8 @@ struct metrics_gauges {
 	uint64_t clients, upstreams_open, upstreams_idle;
 	bool draining;
 	struct metrics_kernel kernel;
+	bool has_events;
+	struct events_stats events;
 };
 
 struct metrics;
