@@ -61,7 +61,7 @@ bench: all build/bench/decide ## measure; see bench/README.md
 install: all ## into DESTDIR and PREFIX: programs, manual pages, completion, a systemd unit
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 	for page in $(MAN); do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${page##*.} build/man/$$page || exit 1; done
-	install -D -m 644 tools/maps/llmd-maps.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/llmd-maps
+	for tool in maps events; do install -D -m 644 tools/$$tool/llmd-$$tool.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/llmd-$$tool || exit 1; done
 	sed 's|@bindir@|$(PREFIX)/bin|' deploy/systemd/llmd-agent.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/llmd-agent.service
 
 fmt: ## format all C files
@@ -82,6 +82,7 @@ $(B)/llmd-agent: $(B)/obj/agent/main.o $(B)/libcore.a
 $(B)/llmd-sim: $(SIM:%=$(B)/obj/tools/sim/%.o) $(B)/libcore.a
 $(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/obj/tools/sim/cache.o $(B)/libcore.a
 $(B)/llmd-maps: $(B)/obj/tools/maps/main.o $(MAPS:%=$(B)/obj/tools/maps/%.o) $(B)/libcore.a
+$(B)/llmd-events: $(EVENTS:%=$(B)/obj/tools/events/%.o) $(B)/libcore.a
 $(B)/unit/test_bpf_lib: $(B)/obj/tests/bpf/wire.o
 $(B)/unit/test_load: $(addprefix $(B)/obj/tools/,load/sse.o load/quantile.o load/trace.o sim/cache.o)
 $(B)/unit/test_maps: $(MAPS:%=$(B)/obj/tools/maps/%.o)

@@ -270,15 +270,9 @@ def refuse_as_replica(c):
 
 
 def spoil_types(c):
-    c.redis("DEL", "llmd:events")
-    c.redis("SET", "llmd:events", "a string")
-    for pod in c.pods:
-        c.redis("DEL", f"llmd:pod:{pod}")
-        c.redis("LPUSH", f"llmd:pod:{pod}", "a", "list")
-
-    def mend():
-        c.redis("DEL", "llmd:events")
-    return mend
+    for key in ("events", *(f"pod:{pod}" for pod in c.pods)):
+        c.redis("SET", f"llmd:{key}", "a string")
+    return lambda: c.redis("DEL", "llmd:events")  # the pods' keys stay as they are: they hold nothing else up
 
 
 @pytest.mark.parametrize("fault, name", [(refuse_memory, "oom"), (refuse_as_replica, "readonly"), (spoil_types, "wrong_type")])
@@ -334,8 +328,8 @@ def test_what_cannot_be_told_is_bounded(cluster, under_load):
     c = cluster(2, 4, options=("--prefix-block", "16", "--endpoint-blocks", "20000"))
     mend = refuse_memory(c)
     n = 30 if SAN else 320
-    for i in range(n):  # some 2048 blocks of 16 bytes each, 8 bytes a block
-        assert ask(c.agents[0], f"wide-{i}", "".join(f"{i} {k} " for k in range(8000))) == 200
+    for i in range(n):  # some 2048 blocks of 16 bytes each, 8 bytes a block, all others than the request before
+        assert ask(c.agents[0], f"wide-{i}", f"{i:8}" + "x" * 36000) == 200
     agent = c.agents[0]
     queued = agent.metric("llmd_events_queued_bytes")
     assert 0 < queued <= agent.metric("llmd_events_queue_max_bytes") == 4 << 20
@@ -510,6 +504,52 @@ def test_tls_checks_the_server(run, sim, redis, secret, tmp_path):
     for agent in (other_name, unknown_authority):
         wait_for(lambda: "certificate verify failed" in open(agent.log).read(), "the refusal")
         assert agent.json("/readyz")["redis"]["state"] == "connecting" and ask(agent) == 200
+
+
+# ---- llmd-events ----
+
+
+def tool(redis, *words, status=0):
+    done = subprocess.run([f"{BUILD}/llmd-events", "--redis", redis.url, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status and "Sanitizer" not in done.stderr, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def test_llmd_events(cluster, secret):
+    c = cluster(2, 2)
+    a, b = c.pods
+    assert ask(c.agents[0], "user", "hello " * 400) == 200
+    there = c.agree(["user"])["user"]
+    elsewhere = b if there == a else a
+    events = [json.loads(line) for line in tool(c.redis, "tail", "--from", "0", "--count", "4", "-j").splitlines()]
+    assert [e["kind"] for e in events[:2]] == ["hello", "hello"] and {e["kind"] for e in events[2:]} == {"bind", "stored"}
+    [bind], [stored] = ([e for e in events if e["kind"] == kind] for kind in ("bind", "stored"))
+    assert bind["session_hash"] == c.agents[0].json("/v1/sessions/user")["session_hash"] and bind["pod"] == stored["pod"] == there
+    assert len(stored["hashes"]) == 4 and stored["block"] == 512
+    assert "kind=bind" in tool(c.redis, "tail", "--from", "0", "--count", "4")
+    inject = lambda *words: tool(c.redis, "inject", *words, "--session-secret-file", secret())
+    assert "-" in inject("bind", "session=user", f"pod={elsewhere}")
+    wait_for(lambda: all(bound(agent, "user") == elsewhere for agent in c.agents), "the session to move")
+    inject("removed", f"pod={there}", "hashes=" + ",".join(stored["hashes"]))
+    inject("stored", f"pod={elsewhere}", "hashes=" + ",".join(stored["hashes"]), "tokens=500")
+    wait_for(lambda: all(blocks(agent) == {there: 0, elsewhere: 4} for agent in c.agents), "the blocks to move")
+    inject("drain", f"pod={there}", "on=1")
+    late = c.run(Agent, c.pods, "--redis", c.redis.url, *c.options)
+    wait_for(lambda: is_live(late) and bound(late, "user") == elsewhere and blocks(late) == {there: 0, elsewhere: 4}, "a late agent to know all that")
+    assert {e["address"]: e["state"] for e in late.json("/v1/endpoints")}[there] == "draining"
+    snapshot = json.loads(tool(c.redis, "snapshot", "-j"))
+    assert snapshot["sessions"] == [{"session_hash": bind["session_hash"], "pod": elsewhere, "secret": bind["secret"]}]
+    assert {p["pod"] for p in snapshot["pods"]} == {a, b} and snapshot["drains"] == [{"pod": there}] and snapshot["entries"] > 4
+    assert elsewhere in tool(c.redis, "snapshot")
+    inject("load", "agent=00000000000000aa", "every=60000", f"load={a} 1234 5")
+    wait_for(lambda: all(agent.metric(f'llmd_remote_inflight_tokens{{pod="{a}"}}') == 1234 for agent in c.agents), "the load")
+    inject("load", "agent=00000000000000aa", "every=60000", "load=")
+    inject("unbind", "session=user")
+    inject("cleared", f"pod={elsewhere}")
+    wait_for(lambda: all(bound(agent, "user") is None and not any(blocks(agent).values()) for agent in c.agents), "all to be gone")
+    assert "WRONGTYPE" in (c.redis("SET", "llmd:events", "x") and tool(c.redis, "tail", status=1))
+    c.redis.kill()
+    assert "no connection" in tool(c.redis, "snapshot", status=1)
 
 
 # ---- a trace through three ----
