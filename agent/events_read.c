@@ -9,7 +9,8 @@
  * not, the stream was trimmed past this agent, or emptied, or is another one, and all is read anew.
  *
  * All is: the end of the stream is noted, the snapshot's keys are read, then the stream from its first entry, with the
- * noted end as what must not be missing. What the snapshot holds and the stream tells again ends as the stream says.
+ * noted end as what must not be missing. What the snapshot holds and the stream tells again ends as the stream says. After a
+ * gap only what follows the noted end is read: who could not keep up would be trimmed past again at the stream's other end.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -195,7 +196,7 @@ static void on_newest_end(void *ctx)
 		on_newest(events, &events->reader.entry);
 	events->reader.entry.is_open = false;
 	events->reader.check = events->reader.live_from;
-	events->reader.last = (struct stream_id){ 0 };
+	events->reader.last = events->reader.why == EVENTS_RESYNC_GAP ? events->reader.live_from : (struct stream_id){ 0 };
 	events->reader.knows_last = true;
 	events_snapshot_begin(events);
 }

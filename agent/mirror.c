@@ -5,9 +5,9 @@
  * How it works
  *
  * The decider's tables are what counts; the maps hold what the next agent is to know. A change notes the hash, no more
- * (dirty_queue.h); 1 to 50 ms later, the busier the later, what the table then says of it is written, or the entry deleted
- * if it says nothing. So a session or block that is used often is written once a tick, and the request that changes it waits
- * for no system call.
+ * (dirty_queue.h); at the end of the loop's turn, or up to 50 ms later, the busier the later, what the table then says of it
+ * is written, or the entry deleted if it says nothing. So a session or block that is used often is written once a tick, and
+ * the request that changes it waits for no system call.
  *
  * A tick writes in slices, and lets the event loop look after its sockets between them. What comes faster than it can be
  * written for long overflows the queue, where the oldest is dropped and counted: a hint is lost, or one stays in the map
@@ -31,8 +31,7 @@
 enum {
 	NS_PER_MS = 1000000,
 	TICK_MS = 50,
-	CALM_MS = 1,
-	CALM_ENTRIES = 4, /* written by a tick, for each millisecond until the next */
+	CALM_ENTRIES = 16, /* written by a tick, for each millisecond until the next */
 	TICK_MAX = 4096, /* entries */
 	SLICE = 128, /* some 100 us */
 	SESSIONS_DIRTY_MAX = 1 << 16,
@@ -68,7 +67,7 @@ static void arm(struct mirror *mirror, unsigned ms)
 /* What changes now and then is there at once; what changes all the time is written once for many changes. */
 static unsigned until_tick(const struct mirror *mirror)
 {
-	uint32_t ms = CALM_MS + mirror->written / CALM_ENTRIES;
+	uint32_t ms = mirror->written / CALM_ENTRIES;
 
 	return ms < TICK_MS ? ms : TICK_MS;
 }

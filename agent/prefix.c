@@ -117,16 +117,20 @@ void prefix_index_free(struct prefix_index *index)
 
 /* ---- the two hash tables ---- */
 
+/* Fibonacci hashing (Knuth 6.4): keys that come from elsewhere need not be as even as our own hashes. */
+static uint32_t spread(uint64_t key)
+{
+	return (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 32);
+}
+
 static uint32_t *block_bucket(const struct prefix_index *index, uint64_t hash)
 {
-	return &index->block_buckets[hash & index->mask];
+	return &index->block_buckets[spread(hash) & index->mask];
 }
 
 static uint32_t *pair_bucket(const struct prefix_index *index, uint32_t block, uint32_t endpoint)
 {
-	uint64_t key = ((uint64_t)block << 10 | endpoint) * 0x9e3779b97f4a7c15ull; /* Fibonacci hashing, Knuth 6.4 */
-
-	return &index->pair_buckets[(key >> 32) & index->mask];
+	return &index->pair_buckets[spread((uint64_t)block << 10 | endpoint) & index->mask];
 }
 
 static uint32_t block_find(const struct prefix_index *index, uint64_t hash)
