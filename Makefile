@@ -9,7 +9,7 @@ V ?=
 Q := $(if $(V),,@)
 B := build$(if $(SAN),/san)
 
-PACKAGES := libevent libevent_pthreads json-c libxxhash libsodium libbpf libmnl libcurl libcares yaml-0.1
+PACKAGES := libevent libevent_pthreads libevent_openssl openssl hiredis json-c libxxhash libsodium libbpf libmnl libcurl libcares yaml-0.1
 CPPFLAGS += -D_GNU_SOURCE -I. -Iinclude -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS ?= -O2 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
@@ -64,7 +64,7 @@ bench: all build/bench/decide ## measure; see bench/README.md
 install: all ## into DESTDIR and PREFIX: programs, manual pages, completion, a systemd unit
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 	for page in $(MAN); do install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${page##*.} build/man/$$page || exit 1; done
-	install -D -m 644 tools/maps/llmd-maps.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/llmd-maps
+	for tool in maps events; do install -D -m 644 tools/$$tool/llmd-$$tool.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/llmd-$$tool || exit 1; done
 	sed 's|@bindir@|$(PREFIX)/bin|' deploy/systemd/llmd-agent.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/llmd-agent.service
 
 image deb demo-dashboard kind-e2e: all ## an image, a Debian package; the demo under load with Prometheus; tests/e2e on kind
@@ -89,6 +89,7 @@ $(B)/llmd-sim: $(SIM:%=$(B)/obj/tools/sim/%.o) $(B)/libcore.a
 $(B)/llmd-load: $(LOAD:%=$(B)/obj/tools/load/%.o) $(B)/obj/tools/sim/cache.o $(B)/libcore.a
 $(B)/llmd-doctor: $(DOCTOR:%=$(B)/obj/tools/doctor/%.o) $(B)/libcore.a
 $(B)/llmd-maps: $(B)/obj/tools/maps/main.o $(MAPS:%=$(B)/obj/tools/maps/%.o) $(B)/libcore.a
+$(B)/llmd-events: $(EVENTS:%=$(B)/obj/tools/events/%.o) $(B)/libcore.a
 $(B)/unit/test_bpf_lib: $(B)/obj/tests/bpf/wire.o
 $(B)/unit/test_load: $(addprefix $(B)/obj/tools/,load/sse.o load/quantile.o load/trace.o sim/cache.o)
 $(B)/unit/test_maps: $(MAPS:%=$(B)/obj/tools/maps/%.o)

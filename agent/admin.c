@@ -15,6 +15,7 @@
 #include "agent/discovery.h"
 #include "agent/endpoint.h"
 #include "agent/engine.h"
+#include "agent/events.h"
 #include "agent/metrics.h"
 #include "agent/session_key.h"
 #include "agent/status.h"
@@ -111,6 +112,8 @@ static void get_readyz(struct admin_call *call)
 	json_object_object_add(json, "ready", json_object_new_boolean(ready));
 	json_object_object_add(json, "draining", json_object_new_boolean(call->agent->draining));
 	json_object_object_add(json, "usable_endpoints", json_object_new_int((int)usable));
+	if (call->agent->events)
+		json_object_object_add(json, "redis", events_json(call->agent->events));
 	reply_json(call, ready ? 200 : 503, json);
 }
 
@@ -155,6 +158,7 @@ static struct json_object *endpoint_json(const struct agent *agent, uint32_t i)
 	json_object_object_add(json, "generation", json_object_new_int64(endpoint->generation));
 	json_object_object_add(json, "inflight_requests", json_object_new_int64(endpoint->inflight_requests));
 	json_object_object_add(json, "inflight_tokens", json_object_new_uint64(endpoint->inflight_tokens));
+	json_object_object_add(json, "remote_inflight_tokens", json_object_new_uint64(endpoint->remote_tokens));
 	json_object_object_add(json, "requests", json_object_new_uint64(endpoint->requests));
 	json_object_object_add(json, "prefix_blocks", json_object_new_uint64(decider_endpoint_blocks(agent->decider, i)));
 	json_object_object_add(json, "prefix_blocks_capacity",
@@ -237,6 +241,8 @@ static void drain(struct admin_call *call, bool on)
 		return;
 	}
 	discovery_drain(call->agent->discovery, (uint32_t)i, on);
+	if (call->agent->events)
+		events_publish_drain(call->agent->events, (uint32_t)i, on);
 	reply_json(call, 200, endpoint_json(call->agent, (uint32_t)i));
 }
 

@@ -23,6 +23,7 @@ struct decision_log;
 struct discovery;
 struct engines;
 struct health;
+struct events;
 struct metrics;
 struct mirror;
 struct prober;
@@ -54,6 +55,7 @@ struct agent {
 	struct upstream_pool *upstreams;
 	struct datapath *datapath; /* NULL: everything is relayed */
 	struct mirror *mirror;	   /* NULL without a data path, or once it is left to a successor */
+	struct events *events;	   /* NULL without --redis */
 	struct handoff_stats handoffs;
 	struct pipe_pool pipes;
 	struct client *clients;

@@ -313,6 +313,19 @@ static const struct option_row rows[] = {
 	{ "cleanup-on-term", "DURATION", NULL, SOME_TIME,
 	  "Serve nothing, but wait for SIGTERM and then, when no agent has used --pin-dir for that long, do as --cleanup.",
 	  option_parse_duration, FIELD(cleanup_on_term_ms), &some_time },
+	{ .help = "Several agents" },
+	{ "redis", "URL", "", "redis://[user:password@]host[:port][/db], rediss://... for TLS, unix://[user:password@]/path[?db=N]",
+	  "The Redis through which agents share sessions, prefixes and load. Needs --session-secret-file. Without Redis one\n"
+	  "agent works alone; while it is away each goes on with what it knows.", option_parse_redis_url, FIELD(redis.url) },
+	{ "redis-password-file", "FILE", "", "a file", "The password, instead of one in the URL; read at each connect.",
+	  option_parse_string, FIELD(redis.password_file) },
+	{ "redis-ca-file", "FILE", "", "a file", "Authorities that may sign the certificate of a rediss:// server; by default the system's.",
+	  option_parse_string, FIELD(redis.ca_file) },
+	{ "redis-cert-file", "FILE", "", "a file", "Certificate to show to it.", option_parse_string, FIELD(redis.cert_file) },
+	{ "redis-key-file", "FILE", "", "a file", "Key of that certificate.", option_parse_string, FIELD(redis.key_file) },
+	{ "redis-stream-max", "N", "65536", "a number from 1024 to 268435456",
+	  "Entries that the stream of events keeps, about. An agent that falls behind by more reads all anew.",
+	  option_parse_u64, FIELD(redis_stream_max), &table_range },
 	{ .help = "Operation" },
 	{ "admin", "ADDR:PORT", "127.0.0.1:9470", "an IP address and port", "Metrics, health and the admin interface.",
 	  option_parse_address, FIELD(admin) },
@@ -380,6 +393,10 @@ static int check(const struct config *config)
 	}
 	if (config->port_range.low <= config->affinity_ports.high && config->affinity_ports.low <= config->port_range.high)
 		return complain("--affinity-ports: must not overlap --port-range");
+	if (config->redis.url.is_set && !*config->session_secret_file)
+		return complain("--redis: needs --session-secret-file, the same for all agents, or they know sessions by different hashes");
+	if (!*config->redis.cert_file != !*config->redis.key_file)
+		return complain("--redis-cert-file and --redis-key-file: one is of no use without the other");
 	return config->metrics_doc || config->cleanup || config->cleanup_on_term_ms ? 0 : check_endpoints(config);
 }
 

@@ -12,6 +12,7 @@
 #include "agent/endpoint.h"
 #include "lib/address.h"
 #include "lib/option.h"
+#include "lib/redis_conn.h"
 
 enum { CONFIG_LISTEN_MAX = 16, CONFIG_SESSION_HEADERS_MAX = 32, CONFIG_DISCOVER_MAX = 8 };
 
@@ -63,6 +64,8 @@ struct config {
 	uint64_t prefix_block, endpoint_blocks;
 	double bytes_per_token;
 	const char *session_secret_file;
+	struct redis_config redis;
+	uint64_t redis_stream_max;
 	struct address admin, metrics_listen; /* the latter with port 0: none */
 	uint64_t max_body, request_buffer, max_connections;
 	uint64_t head_timeout_ms, body_timeout_ms, keepalive_timeout_ms, connect_timeout_ms, drain_timeout_ms;

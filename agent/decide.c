@@ -63,7 +63,7 @@ static double half_lives_since_epoch(const struct decider *decider, uint64_t now
 	return (double)(now_ms - decider->epoch_ms) / LOAD_HALF_LIFE_MS;
 }
 
-static void note_placed(struct decider *decider, uint32_t endpoint, double tokens, uint64_t now_ms)
+void decider_note_placed(struct decider *decider, uint32_t endpoint, double tokens, uint64_t now_ms)
 {
 	if (!decider->epoch_ms)
 		decider->epoch_ms = now_ms;
@@ -141,7 +141,9 @@ static double score_of(const struct choice *choice, uint32_t i)
 /* For requests that say nothing about tokens: those in flight count. */
 static double idleness_of(const struct choice *choice, uint32_t i)
 {
-	return -((double)choice->decider->endpoints->at[i].inflight_requests +
+	const struct endpoint *endpoint = &choice->decider->endpoints->at[i];
+
+	return -((double)endpoint->inflight_requests + (double)endpoint->remote_requests +
 		 load_of(choice, i) / (choice->full_load * ENDPOINT_MAX));
 }
 
@@ -408,14 +410,19 @@ static void remember(struct choice *choice, const struct decision *decision, uin
 {
 	const struct decide_request *request = choice->request;
 	struct decider *decider = choice->decider;
+	const struct decider_listener *listener = &decider->listener;
 	uint32_t i = (uint32_t)decision->endpoint;
 	double cached = decision->cached_blocks / decider->endpoints->at[i].trust * choice->tokens_per_block; /* before the discount */
+	bool is_new = request->has_session &&
+		      session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
 
-	if (request->has_session)
-		session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
+	if (request->has_session && listener->bound)
+		listener->bound(listener->ctx, request->session, i, is_new);
+	if (request->n_blocks && listener->stored)
+		listener->stored(listener->ctx, i, request->blocks, request->n_blocks, decision->uncached_tokens);
 	session_expire(decider->sessions, now_ms, EXPIRE_STEPS);
 	prefix_insert(decider->prefixes, i, request->blocks, request->n_blocks, now_ms);
-	note_placed(decider, i, decision->uncached_tokens, now_ms);
+	decider_note_placed(decider, i, decision->uncached_tokens, now_ms);
 	decider->queried_blocks += request->n_blocks;
 	decider->hit_blocks += decision->cached_blocks;
 	drift_expect(&decider->drift[i], decision->prompt_tokens, decision->prompt_tokens < cached ? decision->prompt_tokens : cached);

@@ -81,6 +81,20 @@ void decider_free(struct decider *decider);
 int decide(struct decider *decider, const struct decide_request *request, uint64_t now_ms, struct decision *out,
 	struct endpoint_claim *claim);
 
+/**
+ * struct decider_listener - told of each decision, on the request's path. @bound: session @session; @is_new: it was not bound
+ * there before. @stored: the prompt's blocks; @tokens: to be computed for it.
+ */
+struct decider_listener {
+	void (*bound)(void *ctx, uint64_t session, uint32_t endpoint, bool is_new);
+	void (*stored)(void *ctx, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint32_t tokens);
+	void *ctx;
+};
+void decider_listen(struct decider *decider, const struct decider_listener *listener);
+
+/** decider_note_placed() - another agent has sent a prompt there of which so many tokens have to be computed. */
+void decider_note_placed(struct decider *decider, uint32_t endpoint, double tokens, uint64_t now_ms);
+
 /** decider_forget_endpoint() - its prefixes and sessions are worthless: it is gone or was restarted. */
 void decider_forget_endpoint(struct decider *decider, uint32_t index);
 

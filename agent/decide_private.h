@@ -16,6 +16,7 @@ struct decider {
 	struct drift drift[ENDPOINT_MAX];
 	uint32_t capacity[ENDPOINT_MAX]; /* of its prefix cache, in blocks */
 	double placed[ENDPOINT_MAX]; /* tokens, in the worth of the epoch */
+	struct decider_listener listener;
 	uint32_t seen_changes, n_distrusted;
 	uint32_t generation[ENDPOINT_MAX]; /* that the prefixes and @placed belong to */
 	uint16_t depth[ENDPOINT_MAX];

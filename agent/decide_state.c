@@ -37,6 +37,11 @@ void decider_free(struct decider *decider)
 	free(decider);
 }
 
+void decider_listen(struct decider *decider, const struct decider_listener *listener)
+{
+	decider->listener = *listener;
+}
+
 /* ---- what is learnt of the endpoints ---- */
 
 static void set_trust(struct decider *decider, struct endpoint *endpoint, float trust)

@@ -45,11 +45,12 @@ struct endpoint_config {
  * @why, @since_ms: of the present state.
  */
 struct endpoint {
-	/* What a decision looks at comes first, in 48 bytes: a thousand endpoints are gone over for each request. */
+	/* What a decision looks at comes first, in 56 bytes: a thousand endpoints are gone over for each request. */
 	enum endpoint_state state : 16;
 	enum endpoint_role role : 16;
 	uint32_t inflight_requests;
 	uint64_t inflight_tokens; /* uncached prompt tokens chosen for it and not yet answered */
+	uint64_t remote_tokens;	  /* as inflight_tokens, of the other agents */
 	uint64_t model_hash;	  /* 0: serves any */
 	uint64_t serves;
 	uint32_t queued_tokens;
@@ -57,6 +58,7 @@ struct endpoint {
 	uint32_t generation;
 	uint64_t loaded;
 	uint32_t waiting_requests;
+	uint32_t remote_requests; /* as inflight_requests, of the other agents */
 	struct pace pace;
 	uint64_t requests; /* ever */
 	uint64_t since_ms;
@@ -129,7 +131,7 @@ void endpoint_set_loaded(struct endpoint_table *table, uint32_t index, uint64_t 
 /** endpoint_tokens_ahead() - prompt tokens that are to be computed there before those of a new request. */
 static inline uint64_t endpoint_tokens_ahead(const struct endpoint *endpoint)
 {
-	return endpoint->inflight_tokens + endpoint->queued_tokens;
+	return endpoint->inflight_tokens + endpoint->remote_tokens + endpoint->queued_tokens;
 }
 
 /** endpoint_is_up() - requests may be sent there. */

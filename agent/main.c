@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "agent/admin.h"
 #include "agent/agent.h"
@@ -20,6 +19,7 @@
 #include "agent/discovery.h"
 #include "agent/endpoints_file.h"
 #include "agent/engine.h"
+#include "agent/events.h"
 #include "agent/exchange.h"
 #include "agent/keeper.h"
 #include "agent/health.h"
@@ -44,19 +44,6 @@ struct process {
 	struct event *term, *interrupt, *hangup, *drain_timer;
 	bool terminating;
 };
-
-uint64_t agent_now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-uint64_t agent_now_ms(void)
-{
-	return agent_now_us() / 1000;
-}
 
 struct prompt_scanner *agent_take_scanner(struct agent *agent)
 {
@@ -271,6 +258,8 @@ static void gauges(void *ctx, struct metrics_gauges *out)
 	upstream_pool_counts(agent->upstreams, &out->upstreams_open, &out->upstreams_idle);
 	discovery_get_stats(agent->discovery, &out->discovery);
 	metrics_kernel_collect(agent, &out->kernel);
+	out->has_events = agent->events;
+	events_get_stats(agent->events, &out->events);
 }
 
 /* A mirror that cannot be read is no reason not to serve. */
@@ -309,6 +298,8 @@ static int init_parts(struct process *process)
 	err = agent->datapath ? datapath_start(agent->datapath) : 0;
 	if (!err)
 		err = init_mirror(agent);
+	if (!err && agent->config.redis.url.is_set)
+		err = events_new(agent, &agent->events);
 	if (!err)
 		err = admin_new(agent, &process->admin);
 	if (!err)
@@ -347,6 +338,8 @@ static void finish(struct process *process)
 		client_close(agent->clients, true);
 	if (agent->base)
 		event_base_loop(agent->base, EVLOOP_NONBLOCK); /* what was put off to the end of the turn */
+	events_free(agent->events);
+	agent->events = NULL;
 	close_mirror(agent);
 	datapath_close(agent->datapath);
 	agent->datapath = NULL;
@@ -398,7 +391,10 @@ int main(int argc, char **argv)
 	if (sodium_init() < 0)
 		return EXIT_FAILURE;
 	if (agent->config.check_config)
-		return init_secret(agent) || (*agent->config.endpoints_file && endpoints_file_check(agent->config.endpoints_file)) ? EXIT_USAGE : 0;
+		return init_secret(agent) || redis_config_check(&agent->config.redis) ||
+				       (*agent->config.endpoints_file && endpoints_file_check(agent->config.endpoints_file))
+			? EXIT_USAGE
+			: 0;
 	raise_limits();
 	if (agent->config.cleanup_on_term_ms && keeper_wait(agent->config.pin_dir, agent->config.cleanup_on_term_ms))
 		return EXIT_SUCCESS;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent/metrics_endpoint.h"
+#include "agent/metrics_events.h"
 #include "agent/metrics_kernel.h"
 #include "agent/metrics_print.h"
 #include "lib/histogram.h"
@@ -424,6 +425,7 @@ void metrics_print(struct metrics *metrics, struct evbuffer *out)
 	decider_get_stats(metrics->decider, &scrape.decider);
 	print_families(&scrape, families, N_FAMILIES);
 	metrics_endpoint_print(&scrape);
+	metrics_events_print(&scrape);
 	metrics_kernel_print(&scrape);
 }
 
@@ -432,5 +434,6 @@ void metrics_print_markdown(FILE *out)
 	fputs("| metric | type | unit | labels | meaning | example query |\n|---|---|---|---|---|---|\n", out);
 	print_families_markdown(out, families, N_FAMILIES);
 	metrics_endpoint_print_markdown(out);
+	metrics_events_print_markdown(out);
 	metrics_kernel_print_markdown(out);
 }

@@ -10,6 +10,7 @@
 #include "agent/decide.h"
 #include "agent/discovery.h"
 #include "agent/endpoint.h"
+#include "agent/events.h"
 #include "agent/http_head.h"
 #include "agent/metrics_kernel.h"
 #include "agent/prompt.h"
@@ -40,6 +41,8 @@ struct metrics_gauges {
 	const struct engine_state *(*engine_state)(const struct engines *engines, uint32_t index); /* NULL: nothing is known */
 	const uint64_t *health; /* health_counts(), or NULL */
 	struct metrics_kernel kernel;
+	bool has_events;
+	struct events_stats events;
 };
 
 struct metrics;

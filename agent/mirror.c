@@ -5,8 +5,9 @@
  * How it works
  *
  * The decider's tables are what counts; the maps hold what the next agent is to know. A change notes the hash, no more
- * (dirty_queue.h); 50 ms later what the table then says of it is written, or the entry deleted if it says nothing. So a
- * session or block that is used often is written once a tick, and the request that changes it waits for no system call.
+ * (dirty_queue.h); at the end of the loop's turn, or up to 50 ms later, the busier the later, what the table then says of it
+ * is written, or the entry deleted if it says nothing. So a session or block that is used often is written once a tick, and
+ * the request that changes it waits for no system call.
  *
  * A tick writes in slices, and lets the event loop look after its sockets between them. What comes faster than it can be
  * written for long overflows the queue, where the oldest is dropped and counted: a hint is lost, or one stays in the map
@@ -30,6 +31,7 @@
 enum {
 	NS_PER_MS = 1000000,
 	TICK_MS = 50,
+	CALM_ENTRIES = 16, /* written by a tick, for each millisecond until the next */
 	TICK_MAX = 4096, /* entries */
 	SLICE = 128, /* some 100 us */
 	SESSIONS_DIRTY_MAX = 1 << 16,
@@ -43,6 +45,7 @@ struct mirror {
 	struct event *timer;
 	bool is_armed;
 	uint32_t budget; /* of the present tick */
+	uint32_t written; /* by the present tick, then by the last one */
 	struct map_shape session_map, prefix_map;
 	struct mirror_stats stats;
 	struct dirty_queue sessions, prefixes;
@@ -61,13 +64,21 @@ static void arm(struct mirror *mirror, unsigned ms)
 	mirror->is_armed = mirror->timer && !event_add(mirror->timer, &delay);
 }
 
+/* What changes now and then is there at once; what changes all the time is written once for many changes. */
+static unsigned until_tick(const struct mirror *mirror)
+{
+	uint32_t ms = mirror->written / CALM_ENTRIES;
+
+	return ms < TICK_MS ? ms : TICK_MS;
+}
+
 static void session_changed(void *ctx, uint64_t hash)
 {
 	struct mirror *mirror = ctx;
 
 	dirty_queue_add(&mirror->sessions, hash);
 	if (!mirror->is_armed)
-		arm(mirror, TICK_MS);
+		arm(mirror, until_tick(mirror));
 }
 
 /* The tail first, as the index uses them: of what overflows, the heads are kept, which more prompts share. */
@@ -78,7 +89,7 @@ static void prefixes_changed(void *ctx, const uint64_t *hashes, uint32_t n)
 	while (n)
 		dirty_queue_add(&mirror->prefixes, hashes[--n]);
 	if (!mirror->is_armed)
-		arm(mirror, TICK_MS);
+		arm(mirror, until_tick(mirror));
 }
 
 /* ---- writing ---- */
@@ -172,6 +183,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd, (void)what;
 	mirror->is_armed = false;
+	mirror->written = mirror->budget == TICK_MAX ? n : mirror->written + n;
 	if (!dirty_queue_n(&mirror->sessions) && !dirty_queue_n(&mirror->prefixes)) {
 		mirror->budget = TICK_MAX;
 		return;

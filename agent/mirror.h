@@ -22,7 +22,7 @@ struct mirror_parts {
 	uint32_t sessions_max, prefixes_max;
 };
 
-/** mirror_open() - from its return on changes are noted, and written every 50 ms. Return: 0 or -errno. */
+/** mirror_open() - from its return on changes are noted, and written within 50 ms. Return: 0 or -errno. */
 int mirror_open(const struct mirror_parts *parts, struct mirror **out);
 
 /** mirror_new() - mirror_open() on the agent's decider and the pinned maps. */

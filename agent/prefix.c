@@ -28,8 +28,9 @@
 
 enum { NONE = UINT32_MAX, BATCH = 64 };
 
+/* @is_own: by this agent's decisions, not by another one's word. */
 struct pair {
-	uint32_t block, endpoint, chain, older, newer;
+	uint32_t block, endpoint : 31, is_own : 1, chain, older, newer;
 };
 
 struct lru {
@@ -116,16 +117,20 @@ void prefix_index_free(struct prefix_index *index)
 
 /* ---- the two hash tables ---- */
 
+/* Fibonacci hashing (Knuth 6.4): keys that come from elsewhere need not be as even as our own hashes. */
+static uint32_t spread(uint64_t key)
+{
+	return (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 32);
+}
+
 static uint32_t *block_bucket(const struct prefix_index *index, uint64_t hash)
 {
-	return &index->block_buckets[hash & index->mask];
+	return &index->block_buckets[spread(hash) & index->mask];
 }
 
 static uint32_t *pair_bucket(const struct prefix_index *index, uint32_t block, uint32_t endpoint)
 {
-	uint64_t key = ((uint64_t)block << 10 | endpoint) * 0x9e3779b97f4a7c15ull; /* Fibonacci hashing, Knuth 6.4 */
-
-	return &index->pair_buckets[(key >> 32) & index->mask];
+	return &index->pair_buckets[spread((uint64_t)block << 10 | endpoint) & index->mask];
 }
 
 static uint32_t block_find(const struct prefix_index *index, uint64_t hash)
@@ -246,7 +251,7 @@ static void evict_oldest(struct prefix_index *index, uint32_t endpoint)
 	index->evicted++;
 }
 
-static void pair_add(struct prefix_index *index, uint32_t block, uint32_t endpoint)
+static void pair_add(struct prefix_index *index, uint32_t block, uint32_t endpoint, bool is_own)
 {
 	uint32_t *bucket = pair_bucket(index, block, endpoint);
 	uint32_t i = index->free_pair;
@@ -255,7 +260,7 @@ static void pair_add(struct prefix_index *index, uint32_t block, uint32_t endpoi
 		i = index->fresh_pair++;
 	else
 		index->free_pair = index->pairs[i].chain;
-	index->pairs[i] = (struct pair){ .block = block, .endpoint = endpoint, .chain = *bucket - 1 };
+	index->pairs[i] = (struct pair){ .block = block, .endpoint = endpoint, .is_own = is_own, .chain = *bucket - 1 };
 	*bucket = i + 1;
 	lru_append(index, i);
 	index->lru[endpoint].n++;
@@ -324,20 +329,21 @@ static void note_use(struct prefix_index *index, uint32_t block, uint32_t endpoi
 	used->used_ms = (uint32_t)index->now_ms;
 }
 
-static void use_pair(struct prefix_index *index, uint32_t pair, uint32_t depth)
+static void use_pair(struct prefix_index *index, uint32_t pair, uint32_t depth, bool is_own)
 {
+	index->pairs[pair].is_own = is_own;
 	lru_remove(index, pair);
 	lru_append(index, pair);
 	note_use(index, index->pairs[pair].block, index->pairs[pair].endpoint, depth);
 }
 
-static void insert_one(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth)
+static void insert_one(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth, bool is_own)
 {
 	uint32_t block = block_find(index, hash);
 	uint32_t pair = block == NONE ? NONE : pair_find(index, block, endpoint);
 
 	if (pair != NONE) {
-		use_pair(index, pair, depth);
+		use_pair(index, pair, depth, is_own);
 		return;
 	}
 	make_room(index, endpoint);
@@ -346,7 +352,7 @@ static void insert_one(struct prefix_index *index, uint32_t endpoint, uint64_t h
 		block = block_add(index, hash);
 	if (!holders_add(&index->blocks[block], (uint16_t)endpoint, &index->n_many))
 		return; /* no memory; it has others, or there would have been room in place */
-	pair_add(index, block, endpoint);
+	pair_add(index, block, endpoint, is_own);
 	note_use(index, block, endpoint, depth);
 }
 
@@ -374,11 +380,11 @@ static void move_clock(struct prefix_index *index, uint64_t now_ms)
 		index->now_ms = now_ms;
 }
 
-void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint64_t now_ms)
+/* From the last to the first, a batch at a time; @first: how many of the prompt's blocks come before. */
+static void insert_all(struct prefix_index *index, uint32_t endpoint, uint32_t first, const uint64_t *blocks, uint32_t n, bool is_own)
 {
 	uint32_t capacity = index->lru[endpoint].capacity;
 
-	move_clock(index, now_ms);
 	if (n > capacity)
 		n = capacity;
 	if (index->changed && n)
@@ -389,15 +395,51 @@ void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t
 		n -= batch;
 		prefetch_pairs(index, endpoint, blocks + n, batch);
 		for (uint32_t i = batch; i-- > 0;)
-			insert_one(index, endpoint, blocks[n + i], n + i + 1);
+			insert_one(index, endpoint, blocks[n + i], first + n + i + 1, is_own);
 	}
+}
+
+void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint64_t now_ms)
+{
+	move_clock(index, now_ms);
+	insert_all(index, endpoint, 0, blocks, n, true);
+}
+
+void prefix_learn(struct prefix_index *index, uint32_t endpoint, uint32_t first, const uint64_t *blocks, uint32_t n, uint64_t now_ms,
+	bool is_own)
+{
+	move_clock(index, now_ms);
+	insert_all(index, endpoint, first < UINT16_MAX ? first : UINT16_MAX, blocks, n, is_own);
+}
+
+int prefix_remove(struct prefix_index *index, uint32_t endpoint, uint64_t hash)
+{
+	uint32_t block = block_find(index, hash), pair = block == NONE ? NONE : pair_find(index, block, endpoint);
+
+	if (pair == NONE)
+		return -ENOENT;
+	pair_drop(index, pair);
+	return 0;
+}
+
+uint32_t prefix_own(const struct prefix_index *index, uint32_t endpoint, struct prefix_use *out, uint32_t max)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = index->lru[endpoint].oldest; i != NONE && n < max; i = index->pairs[i].newer) {
+		const struct block *block = &index->blocks[index->pairs[i].block];
+
+		if (index->pairs[i].is_own)
+			out[n++] = (struct prefix_use){ block->hash, block->depth };
+	}
+	return n;
 }
 
 void prefix_restore(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth, uint64_t used_ms)
 {
 	move_clock(index, used_ms);
 	if (index->lru[endpoint].capacity)
-		insert_one(index, endpoint, hash, depth);
+		insert_one(index, endpoint, hash, depth, true);
 }
 
 void prefix_observe(struct prefix_index *index, void (*changed)(void *ctx, const uint64_t *hashes, uint32_t n), void *ctx)

@@ -29,6 +29,25 @@ uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, 
 /** prefix_insert() - @endpoint now holds these blocks, the first ones of a prompt, and has just used them. */
 void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint64_t now_ms);
 
+/** prefix_learn() - as prefix_insert(), by what an event says, of a prompt's blocks from @first on, counted from 0. @is_own: our own event. */
+void prefix_learn(struct prefix_index *index, uint32_t endpoint, uint32_t first, const uint64_t *blocks, uint32_t n, uint64_t now_ms,
+	bool is_own);
+
+/** prefix_remove() - @endpoint no longer holds this block. Return: 0 or -ENOENT. */
+int prefix_remove(struct prefix_index *index, uint32_t endpoint, uint64_t hash);
+
+/** struct prefix_use - a block that an endpoint holds; @depth: blocks up to it, from 1. */
+struct prefix_use {
+	uint64_t hash;
+	uint32_t depth;
+};
+
+/**
+ * prefix_own() - what @endpoint holds by prefix_insert() or prefix_restore() and nobody else has said since, the longest
+ * unused first. Return: how many of at most @max.
+ */
+uint32_t prefix_own(const struct prefix_index *index, uint32_t endpoint, struct prefix_use *out, uint32_t max);
+
 /** prefix_clear() - @endpoint holds nothing. */
 void prefix_clear(struct prefix_index *index, uint32_t endpoint);
 

@@ -16,6 +16,7 @@ enum { NONE = UINT32_MAX };
 struct entry {
 	struct session session;
 	uint32_t chain, older, newer;
+	uint32_t owed; /* see session_tell() */
 };
 
 struct session_table {
@@ -130,6 +131,7 @@ static void drop(struct session_table *table, uint32_t i)
 	tell(table, table->entries[i].session.hash);
 	list_remove(table, i);
 	chain_remove(table, i);
+	table->entries[i].session.uses = 0; /* not in use, for session_own() */
 	table->entries[i].chain = table->free;
 	table->free = i;
 	table->n--;
@@ -174,23 +176,70 @@ static uint32_t insert(struct session_table *table, uint64_t hash)
 	return i;
 }
 
-void session_bind(struct session_table *table, uint64_t hash, uint32_t endpoint, uint32_t generation, uint64_t now_ms)
+/* The entry, as the one that was used last. */
+static uint32_t use(struct session_table *table, uint64_t hash)
 {
 	uint32_t i = lookup(table, hash);
-	struct session *session;
 
-	if (i == NONE) {
-		i = insert(table, hash);
-	} else {
-		list_remove(table, i);
-		list_append(table, i);
-	}
-	session = &table->entries[i].session;
+	if (i == NONE)
+		return insert(table, hash);
+	list_remove(table, i);
+	list_append(table, i);
+	return i;
+}
+
+bool session_bind(struct session_table *table, uint64_t hash, uint32_t endpoint, uint32_t generation, uint64_t now_ms)
+{
+	struct session *session = &table->entries[use(table, hash)].session;
+	bool is_new = !session->uses || session->endpoint != endpoint || session->generation != generation;
+
 	session->endpoint = endpoint;
 	session->generation = generation;
 	session->last_used_ms = now_ms;
 	session->uses++;
 	tell(table, hash);
+	return is_new;
+}
+
+void session_adopt(struct session_table *table, const struct session *said, uint32_t now_s)
+{
+	struct session *session = &table->entries[use(table, said->hash)].session;
+
+	session->endpoint = said->endpoint;
+	session->generation = said->generation;
+	if (said->last_used_ms > session->last_used_ms)
+		session->last_used_ms = said->last_used_ms;
+	if (!session->uses)
+		session->uses = 1;
+	session->told_s = now_s;
+	session->is_own = false;
+	tell(table, said->hash);
+}
+
+void session_tell(struct session_table *table, uint64_t hash, uint32_t seq, uint32_t now_s)
+{
+	uint32_t i = lookup(table, hash);
+
+	if (i == NONE)
+		return;
+	table->entries[i].owed = seq;
+	table->entries[i].session.told_s = now_s;
+	table->entries[i].session.is_own = true;
+}
+
+uint32_t session_owed(const struct session_table *table, uint64_t hash)
+{
+	uint32_t i = lookup(table, hash);
+
+	return i == NONE ? 0 : table->entries[i].owed;
+}
+
+void session_settle(struct session_table *table, uint64_t hash, uint32_t seq)
+{
+	uint32_t i = lookup(table, hash);
+
+	if (i != NONE && table->entries[i].owed == seq)
+		table->entries[i].owed = 0;
 }
 
 void session_observe(struct session_table *table, void (*changed)(void *ctx, uint64_t hash), void *ctx)
@@ -208,11 +257,15 @@ const struct session *session_get(const struct session_table *table, uint64_t ha
 
 int session_restore(struct session_table *table, const struct session *session, uint64_t now_ms)
 {
+	struct session *restored;
+
 	if (is_expired(table, session, now_ms))
 		return -ETIME;
 	if (lookup(table, session->hash) != NONE)
 		return -EEXIST;
-	table->entries[insert(table, session->hash)].session = *session;
+	restored = &table->entries[insert(table, session->hash)].session;
+	*restored = *session;
+	restored->is_own = true;
 	return 0;
 }
 
@@ -244,6 +297,19 @@ int session_walk(const struct session_table *table, int (*visit)(void *ctx, cons
 	for (uint32_t i = table->oldest; i != NONE && !stop; i = table->entries[i].newer)
 		stop = visit(ctx, &table->entries[i].session);
 	return stop;
+}
+
+uint32_t session_own(const struct session_table *table, uint32_t *cursor, struct session *out, uint32_t max)
+{
+	uint32_t n = 0;
+
+	for (; *cursor < table->fresh && n < max; ++*cursor) {
+		const struct session *session = &table->entries[*cursor].session;
+
+		if (session->uses && session->is_own)
+			out[n++] = *session;
+	}
+	return n;
 }
 
 void session_get_stats(const struct session_table *table, struct session_stats *out)

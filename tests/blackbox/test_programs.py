@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from conftest import BUILD, Agent, Pod, answer, wait_for
 
-PROGRAMS = ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor")
+PROGRAMS = ("llmd-agent", "llmd-maps", "llmd-events", "llmd-sim", "llmd-load", "llmd-doctor")
 ROOT = os.path.join(os.path.dirname(__file__), "../..")
 
 
@@ -56,6 +56,17 @@ REFUSED = [
     ("llmd-agent", (*POD, "--no-such-thing"), "--no-such-thing", "unrecognized"),
     ("llmd-agent", (*POD, "word"), '"word"', "--help"),
     ("llmd-agent", (*POD, "--session-secret-file", "/nonexistent", "--check-config"), "/nonexistent", "No such file"),
+    ("llmd-agent", (*POD, "--redis", "http://x"), '"http://x"', "redis://"),
+    ("llmd-agent", (*POD, "--redis", "redis://x"), "--redis", "--session-secret-file"),
+    ("llmd-agent", (*POD, "--redis-cert-file", "x"), "--redis-key-file", "without the other"),
+    ("llmd-events", (), "a word is missing", "tail, inject or snapshot"),
+    ("llmd-events", ("tail", "x"), '"x"', "too many"),
+    ("llmd-events", ("tail", "--from", "x"), '"x"', "an entry's id"),
+    ("llmd-events", ("inject", "sing"), '"sing"', "must be bind, unbind"),
+    ("llmd-events", ("inject", "bind", "hash=1", "pod=127.0.0.1:1"), '"1"', "16 hex digits"),
+    ("llmd-events", ("inject", "bind", "pod=127.0.0.1:1"), "bind", "a field is missing"),
+    ("llmd-events", ("inject", "bind", "session=x", "pod=127.0.0.1:1"), "session", "--session-secret-file"),
+    ("llmd-events", ("inject", "stored", "pod=127.0.0.1:1", "hashes=x"), '"x"', "16 hex digits"),
     ("llmd-maps", ("flows",), '"flows"', "must be endpoint, session"),
     ("llmd-maps", ("session", "get", "a", "--interval", "1ms"), '"1ms"', "from 100ms"),
     ("llmd-sim", (), "--listen", "at least one"),

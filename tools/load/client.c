@@ -273,7 +273,7 @@ static char *make_request(const struct load_config *config, const struct order *
 		snprintf(session, sizeof(session), "%s: session-%u\r\n", config->session_header, order->from->session);
 	n = (size_t)snprintf(head, sizeof(head),
 		"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n%s%s\r\n", config->path,
-		config->target + sizeof("http://") - 1, body_len, session, config->new_connection ? "Connection: close\r\n" : "");
+		config->targets.item[0] + sizeof("http://") - 1, body_len, session, config->new_connection ? "Connection: close\r\n" : "");
 	body = realloc(body, body_len + n);
 	if (!body)
 		abort();
@@ -347,11 +347,17 @@ static void on_timeout(evutil_socket_t fd, short what, void *arg)
 	over(arg, FAILURE_TIMEOUT);
 }
 
+static const struct address *next_target(struct load *load)
+{
+	load->random = load->random * 6364136223846793005ull + 1442695040888963407ull; /* Knuth's MMIX */
+	return &load->target[(load->random >> 33) % load->config->targets.n];
+}
+
 static struct load_client *client_dial(struct load *load)
 {
 	struct load_client *client = calloc(1, sizeof(*client));
 	struct sockaddr_storage sa;
-	socklen_t len = address_to_sockaddr(&load->target, &sa);
+	socklen_t len = address_to_sockaddr(next_target(load), &sa);
 	int fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	const int on = 1;
 

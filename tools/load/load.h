@@ -18,8 +18,8 @@ enum session_mode { SESSION_INFER, SESSION_NONE, SESSION_TRACE };
 
 /** struct load_config - the command line; durations in milliseconds. */
 struct load_config {
-	const char *target, *trace, *synth, *json, *session_header, *model, *path;
-	struct string_list pod_metrics;
+	const char *trace, *synth, *json, *session_header, *model, *path;
+	struct string_list targets, pod_metrics;
 	uint64_t concurrency, requests, duration_ms, prompt_bytes, output_tokens, output_max, block_bytes, limit, warmup, timeout_ms, seed;
 	uint64_t synth_sessions, endpoints, blocks, slow;
 	double rate, time_scale, prefill_rate, itl_ms;
@@ -73,7 +73,8 @@ struct order {
 struct load {
 	const struct load_config *config;
 	struct event_base *base;
-	struct address target;
+	struct address target[STRING_LIST_MAX];
+	uint64_t random; /* which of them is next */
 	struct trace *trace;
 	struct stats stats;
 	char *request; /* the one that is sent again and again, without a trace */

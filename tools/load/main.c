@@ -23,7 +23,8 @@ static const struct option_name policy_names[] = { { "prefix-cache-aware", POLIC
 /* clang-format off */
 static const struct option_row rows[] = {
 	{ .help = "What to load" },
-	{ "target", "http://ADDR:PORT", "", "http://ADDR:PORT", "Where requests go.", option_parse_string, FIELD(target) },
+	{ "target", "http://ADDR:PORT", NULL, "http://ADDR:PORT", "Where requests go; of several each takes a random one, with a connection of its own.",
+	  option_parse_list, FIELD(targets), .repeat = true },
 	{ "path", "PATH", "/v1/chat/completions", "a path", "What they ask for, something that takes chat completions.", option_parse_string, FIELD(path) },
 	{ "model", "NAME", "sim", "a name", "Model they name.", option_parse_string, FIELD(model) },
 	{ "stream", NULL, NULL, "given without a value", "Ask for streams.", option_parse_flag, FIELD(stream) },
@@ -136,12 +137,17 @@ static int run_dry(const struct load_config *config, const struct trace *trace)
 
 static int run_load(struct load *load)
 {
-	const char *target = load->config->target;
+	const struct string_list *targets = &load->config->targets;
 
-	if (strncmp(target, "http://", 7) || address_parse(&load->target, target + 7)) {
-		fprintf(stderr, "llmd-load: --target: \"%s\" is not valid: must be http://ADDR:PORT\n", target);
-		return EXIT_USAGE;
+	for (size_t i = 0; i < targets->n || !i; i++) {
+		const char *target = i < targets->n ? targets->item[i] : "";
+
+		if (strncmp(target, "http://", 7) || address_parse(&load->target[i], target + 7)) {
+			fprintf(stderr, "llmd-load: --target: \"%s\" is not valid: must be http://ADDR:PORT\n", target);
+			return EXIT_USAGE;
+		}
 	}
+	load->random = load->config->seed * 2 + 1;
 	if (load->trace)
 		load->last_pod = calloc(load->trace->n_sessions + 1, sizeof(*load->last_pod));
 	if (pods_read(load->config, &load->stats.before) || load_run(load) || pods_read(load->config, &load->stats.after))
@@ -158,6 +164,7 @@ int main(int argc, char **argv)
 
 	if (options_parse(&program, argc, argv, &config, NULL))
 		return EXIT_USAGE;
+	config.new_connection |= config.targets.n > 1;
 	log_setup(LOG_LEVEL_WARN, LOG_FORMAT_TEXT);
 	if (*config.synth)
 		return synth_write(&config) ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files events*.c share. */
+#ifndef LLMD_AGENT_EVENTS_PRIVATE_H
+#define LLMD_AGENT_EVENTS_PRIVATE_H
+
+#include "agent/decide.h"
+#include "agent/events.h"
+#include "agent/events_load.h"
+#include "agent/events_queue.h"
+#include "lib/redis_conn.h"
+
+#define EVENTS_STREAM	   "llmd:events"
+#define EVENTS_EPOCH	   "llmd:epoch"
+#define EVENTS_KEYS	   "llmd:*"
+#define EVENTS_SESSION_KEY "llmd:session:"
+#define EVENTS_POD_KEY	   "llmd:pod:"
+#define EVENTS_DRAIN_KEY   "llmd:drain:"
+
+enum { EVENTS_LOAD_MS = 500, EVENTS_ADDRESS_CACHE = 1024, EVENTS_ID_TEXT = 17 };
+
+/** struct events_entry - one being read. @base: depth at which the list of entries lies in the reply. */
+struct events_entry {
+	unsigned base;
+	bool is_open;
+	struct stream_id id;
+	struct cache_event event;
+};
+
+struct events_snapshot;
+struct events_republish;
+
+/**
+ * struct events_reader - @last: entry that was read last. @check: that must still be in the stream after a read, or
+ * something was missed. @live_from: entries up to it are in the snapshot, too. @clock_ms: what Redis' clock is ahead of ours.
+ */
+struct events_reader {
+	struct redis_conn *conn;
+	enum events_state state;
+	bool knows_last, wants_resync;
+	enum events_resync why;
+	struct stream_id last, check, live_from;
+	int64_t clock_ms;
+	uint64_t time_part;
+	uint32_t endpoint_changes;
+	char reported[64]; /* the reason last logged */
+	struct events_entry entry;
+	struct events_snapshot *snapshot;
+};
+
+/** struct events_writer - @sent_to: in the queue, end of the batch whose answer is awaited; 0: none is. @n_sent: its events. */
+struct events_writer {
+	struct redis_conn *conn;
+	struct event *kick, *retry;
+	uint64_t sent_to;
+	uint32_t n_sent;
+	uint64_t sent_kinds[CACHE_EVENT_KIND_N];
+	bool failed, had_load;
+	enum events_fault fault;
+	uint32_t seq;
+	char epoch[EVENTS_ID_TEXT], seen_epoch[EVENTS_ID_TEXT];
+	bool made_epoch, lost_own;
+	struct cache_event event;
+	struct cache_event_args args;
+	struct events_republish *republish;
+};
+
+struct events {
+	struct agent *agent;
+	uint64_t id;
+	char id_text[EVENTS_ID_TEXT];
+	struct event *tick;
+	struct events_reader reader;
+	struct events_writer writer;
+	struct events_queue queue;
+	struct events_loads loads;
+	struct events_stats stats;
+	uint64_t secret_logged_ms;
+	uint16_t address_cache[EVENTS_ADDRESS_CACHE];
+};
+
+static inline uint64_t events_key(const struct events *events)
+{
+	return cache_event_fingerprint(events->agent->session_secret);
+}
+
+/* events_write.c */
+int events_writer_init(struct events *events);
+void events_writer_fini(struct events *events);
+void events_kick(struct events *events); /* something is in the queue */
+void events_send_load(struct events *events);
+void events_check_epoch(struct events *events); /* was Redis emptied? */
+void events_tell_session(struct events *events, uint64_t session, uint32_t endpoint);
+void events_tell_stored(struct events *events, uint32_t endpoint, uint32_t depth, const uint64_t *hashes, uint32_t n, uint32_t tokens);
+
+/* events_republish.c: what is own, once more. */
+int events_republish_init(struct events *events);
+void events_republish_fini(struct events *events);
+void events_republish_begin(struct events *events);
+void events_republish_step(struct events *events);
+
+/* events_read.c */
+int events_reader_init(struct events *events);
+void events_reader_fini(struct events *events);
+void events_want_resync(struct events *events, enum events_resync why);
+void events_read_stream(struct events *events); /* the snapshot is in */
+void events_entry_item(struct events *events, struct events_entry *entry, const struct redis_item *item,
+	void (*done)(struct events *events, struct events_entry *entry));
+void events_entry_end(struct events *events, struct events_entry *entry, void (*done)(struct events *events, struct events_entry *entry));
+
+/* events_snapshot.c */
+int events_snapshot_init(struct events *events);
+void events_snapshot_fini(struct events *events);
+void events_snapshot_begin(struct events *events);
+
+/* events_apply.c */
+void events_apply(struct events *events, const struct cache_event *event, const struct stream_id *id);
+void events_apply_bound(struct events *events, uint64_t session, const struct address *pod, uint64_t key);
+int events_find_endpoint(struct events *events, const struct address *address);
+void events_secret_differs(struct events *events);
+
+#endif

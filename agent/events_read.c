@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What the others tell: see events.c.
+ *
+ * How it works
+ *
+ * A connection of its own, since a blocking XREAD keeps it busy. Each read is followed, in the same packet, by the question
+ * whether the entry it went on from is still there: if it is, nothing between it and the answer can have been trimmed; if
+ * not, the stream was trimmed past this agent, or emptied, or is another one, and all is read anew.
+ *
+ * All is: the end of the stream is noted, the snapshot's keys are read, then the stream from its first entry, with the
+ * noted end as what must not be missing. What the snapshot holds and the stream tells again ends as the stream says. After a
+ * gap only what follows the noted end is read: who could not keep up would be trimmed past again at the stream's other end.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/events_private.h"
+#include "lib/log.h"
+
+#define READ_ENTRIES  "512"
+#define READ_BLOCK_MS "1000" /* well below the time after which an answer is overdue */
+
+static void set_state(struct events *events, enum events_state state)
+{
+	if (events->reader.state == state)
+		return;
+	log_info("cache events", "from=%s to=%s", events_state_name(events->reader.state), events_state_name(state));
+	events->reader.state = state;
+}
+
+static void fail_on_error(struct events *events, const struct redis_item *item)
+{
+	char why[160];
+
+	if (item->type != REDIS_ERROR)
+		return;
+	snprintf(why, sizeof(why), "cannot read: %.*s", (int)(item->len < 120 ? item->len : 120), item->text);
+	redis_conn_fail(events->reader.conn, why);
+}
+
+/* ---- entries ---- */
+
+void events_entry_end(struct events *events, struct events_entry *entry, void (*done)(struct events *, struct events_entry *))
+{
+	enum cache_event_fault fault;
+
+	if (!entry->is_open)
+		return;
+	entry->is_open = false;
+	fault = cache_event_finish(&entry->event);
+	if (fault != CACHE_EVENT_OK)
+		events->stats.malformed[fault]++;
+	done(events, entry);
+}
+
+/* Below the list: entries; in each its id and the list of its fields; in that names and values in turn. */
+void events_entry_item(struct events *events, struct events_entry *entry, const struct redis_item *item,
+	void (*done)(struct events *, struct events_entry *))
+{
+	unsigned depth = item->depth - entry->base;
+
+	if (item->depth < entry->base + 2 || item->type != REDIS_STRING)
+		return;
+	if (depth == 2 && item->index[item->depth - 1] == 0) {
+		events_entry_end(events, entry, done);
+		if (stream_id_parse(&entry->id, item->text, item->len))
+			return;
+		entry->is_open = true;
+		cache_event_begin(&entry->event);
+	}
+	if (depth != 3 || !entry->is_open)
+		return;
+	if (item->index[item->depth - 1] % 2)
+		cache_event_value(&entry->event, item->text, item->len);
+	else
+		cache_event_name(&entry->event, item->text, item->len);
+}
+
+/* ---- the stream ---- */
+
+static void note_lag(struct events *events, const struct stream_id *id)
+{
+	int64_t lag_ms = (int64_t)agent_now_ms() + events->reader.clock_ms - (int64_t)id->ms;
+
+	events->stats.lag_s = lag_ms > 0 ? (double)lag_ms / 1000 : 0;
+}
+
+static void on_entry(struct events *events, struct events_entry *entry)
+{
+	events->reader.last = entry->id;
+	note_lag(events, &entry->id);
+	if (entry->event.fault == CACHE_EVENT_OK)
+		events_apply(events, &entry->event, &entry->id);
+}
+
+static void on_read_item(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+
+	fail_on_error(events, item);
+	events_entry_item(events, &events->reader.entry, item, on_entry);
+}
+
+static void on_read_end(void *ctx)
+{
+	struct events *events = ctx;
+
+	events_entry_end(events, &events->reader.entry, on_entry);
+	if (events->reader.state == EVENTS_LOADING && !stream_id_less(&events->reader.last, &events->reader.live_from))
+		set_state(events, EVENTS_LIVE);
+}
+
+static void on_check_item(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+
+	fail_on_error(events, item);
+	if (item->depth == 0 && item->type == REDIS_ARRAY && item->number == 0)
+		events_want_resync(events, EVENTS_RESYNC_GAP);
+}
+
+static void resync(struct events *events);
+
+static void on_checked(void *ctx)
+{
+	struct events *events = ctx;
+
+	events->reader.check = events->reader.last;
+	if (events->reader.wants_resync)
+		resync(events);
+	else
+		events_read_stream(events);
+}
+
+static void send_read(struct events *events)
+{
+	const struct redis_handler handler = { on_read_item, on_read_end, events };
+	char last[STREAM_ID_TEXT_MAX];
+	const char *const argument[] = { "XREAD", "COUNT", READ_ENTRIES, "BLOCK", READ_BLOCK_MS, "STREAMS", EVENTS_STREAM, last };
+
+	stream_id_format(&events->reader.last, last);
+	redis_send(events->reader.conn, &handler, 8, argument, NULL);
+}
+
+static void send_check(struct events *events)
+{
+	const struct redis_handler handler = { on_check_item, on_checked, events }, nothing = { NULL, on_checked, events };
+	char id[STREAM_ID_TEXT_MAX];
+	const char *const check[] = { "XRANGE", EVENTS_STREAM, id, id, "COUNT", "1" }, *const ping[] = { "PING" };
+
+	stream_id_format(&events->reader.check, id);
+	if (events->reader.check.ms || events->reader.check.n)
+		redis_send(events->reader.conn, &handler, 6, check, NULL);
+	else /* of a stream that was empty nothing can be missing */
+		redis_send(events->reader.conn, &nothing, 1, ping, NULL);
+}
+
+void events_read_stream(struct events *events)
+{
+	events->reader.entry.base = 2;
+	send_read(events);
+	send_check(events);
+}
+
+/* ---- all anew ---- */
+
+void events_want_resync(struct events *events, enum events_resync why)
+{
+	if (events->reader.wants_resync)
+		return;
+	events->reader.wants_resync = true;
+	events->reader.why = why;
+}
+
+static void on_newest(struct events *events, struct events_entry *entry)
+{
+	events->reader.live_from = entry->id;
+}
+
+static void on_newest_item(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+
+	fail_on_error(events, item);
+	events_entry_item(events, &events->reader.entry, item, on_newest);
+}
+
+static void on_newest_end(void *ctx)
+{
+	struct events *events = ctx;
+
+	if (events->reader.entry.is_open)
+		on_newest(events, &events->reader.entry);
+	events->reader.entry.is_open = false;
+	events->reader.check = events->reader.live_from;
+	events->reader.last = events->reader.why == EVENTS_RESYNC_GAP ? events->reader.live_from : (struct stream_id){ 0 };
+	events->reader.knows_last = true;
+	events_snapshot_begin(events);
+}
+
+static void resync(struct events *events)
+{
+	const struct redis_handler handler = { on_newest_item, on_newest_end, events };
+	static const char *const newest[] = { "XREVRANGE", EVENTS_STREAM, "+", "-", "COUNT", "1" };
+
+	events->stats.resyncs[events->reader.why]++;
+	if (events->reader.why == EVENTS_RESYNC_GAP)
+		log_warn("events were missed: all is read anew", "after=%lu", (unsigned long)events->reader.last.ms);
+	events->reader.wants_resync = false;
+	events->reader.endpoint_changes = events->agent->endpoints->changes;
+	events->reader.live_from = (struct stream_id){ 0 };
+	events->reader.entry.base = 0;
+	set_state(events, EVENTS_LOADING);
+	if (redis_conn_is_ready(events->writer.conn))
+		events_check_epoch(events);
+	redis_send(events->reader.conn, &handler, 6, newest, NULL);
+}
+
+/* ---- the connection ---- */
+
+static void on_time_item(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+	char text[24];
+
+	if (item->type != REDIS_STRING || item->len >= sizeof(text))
+		return;
+	memcpy(text, item->text, item->len);
+	text[item->len] = '\0';
+	if (item->index[0] == 0)
+		events->reader.time_part = strtoull(text, NULL, 10) * 1000;
+	else
+		events->reader.clock_ms = (int64_t)(events->reader.time_part + strtoull(text, NULL, 10) / 1000) - (int64_t)agent_now_ms();
+}
+
+static void on_ready(void *ctx)
+{
+	struct events *events = ctx;
+	const struct redis_handler handler = { on_time_item, NULL, events };
+	static const char *const time[] = { "TIME" };
+
+	log_info("connected to Redis", NULL);
+	events->reader.reported[0] = '\0';
+	events->reader.entry.is_open = false;
+	redis_send(events->reader.conn, &handler, 1, time, NULL);
+	if (!events->reader.knows_last || events->reader.wants_resync) {
+		events_want_resync(events, EVENTS_RESYNC_START);
+		resync(events);
+		return;
+	}
+	set_state(events, stream_id_less(&events->reader.last, &events->reader.live_from) ? EVENTS_LOADING : EVENTS_LIVE);
+	events_read_stream(events);
+}
+
+static void on_lost(void *ctx, const char *why)
+{
+	struct events *events = ctx;
+	char quoted[256];
+
+	events->stats.lost_connections++;
+	if (events->reader.state == EVENTS_LOADING) /* a snapshot that was read in part is begun again */
+		events->reader.knows_last = false;
+	set_state(events, EVENTS_CONNECTING);
+	if (!strncmp(events->reader.reported, why, sizeof(events->reader.reported) - 1))
+		return;
+	snprintf(events->reader.reported, sizeof(events->reader.reported), "%s", why);
+	log_warn("no connection to Redis: this agent goes on with what it knows", "why=%s", log_quote(why, quoted, sizeof(quoted)));
+}
+
+int events_reader_init(struct events *events)
+{
+	const struct redis_callbacks callbacks = { on_ready, on_lost, events };
+	int err = events_snapshot_init(events);
+
+	return err ? err : redis_conn_new(events->agent->base, &events->agent->config.redis, "llmd-agent-reader", &callbacks,
+				   &events->reader.conn);
+}
+
+void events_reader_fini(struct events *events)
+{
+	redis_conn_free(events->reader.conn);
+	events_snapshot_fini(events);
+}

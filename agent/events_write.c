@@ -1,0 +1,567 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What this agent tells the others: see events.c.
+ *
+ * How it works
+ *
+ * A decision puts records into the queue, no more; at the end of the loop's turn they are sent, all together, as one
+ * transaction: the entries of the stream and the snapshot's keys, which so never say different things, whoever else writes.
+ * While the answer to one batch is awaited the next one gathers: the slower Redis is, the larger the batches.
+ *
+ * A batch stays in the queue until Redis has executed it. After a lost connection it is sent again: an event told twice
+ * changes nothing. When Redis refuses (out of memory, a read-only replica) the queue keeps what it can and it is tried
+ * again every RETRY_MS; what made room was lost (@lost_own), so all that is own is told again afterwards.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/events_private.h"
+#include "agent/session.h"
+#include "lib/log.h"
+
+enum { BATCH_EVENTS = 256, BATCH_WORDS = 16384, RETRY_MS = 1000, REFRESH_S = 60, POD_ENTRIES_MAX = 4096, NUMBER_TEXT = 24 };
+
+/* ---- faults ---- */
+
+static enum events_fault fault_of(const struct redis_item *item)
+{
+	static const struct {
+		const char *begin;
+		enum events_fault fault;
+	} known[] = { { "OOM", EVENTS_FAULT_OOM }, { "READONLY", EVENTS_FAULT_READONLY }, { "WRONGTYPE", EVENTS_FAULT_TYPE },
+		{ "NOPERM", EVENTS_FAULT_PERMISSION }, { "NOAUTH", EVENTS_FAULT_PERMISSION } };
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (item->len >= strlen(known[i].begin) && !memcmp(item->text, known[i].begin, strlen(known[i].begin)))
+			return known[i].fault;
+	return EVENTS_FAULT_OTHER;
+}
+
+static void note_fault(struct events *events, const struct redis_item *item)
+{
+	enum events_fault fault = fault_of(item);
+	char text[128], quoted[256];
+
+	if (item->len >= 9 && !memcmp(item->text, "EXECABORT", 9)) /* says no more than what one of its commands said */
+		return;
+	events->stats.faults[fault]++;
+	if (events->writer.fault == fault)
+		return;
+	events->writer.fault = fault;
+	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
+	log_warn("Redis does not take what this agent knows", "why=%s error=%s", events_fault_name(fault),
+		log_quote(text, quoted, sizeof(quoted)));
+}
+
+static void no_fault(struct events *events)
+{
+	if (events->writer.fault != EVENTS_FAULT_NONE)
+		log_info("Redis takes what this agent knows again", "dropped=%lu", (unsigned long)events->stats.dropped);
+	events->writer.fault = EVENTS_FAULT_NONE;
+}
+
+/* ---- commands ---- */
+
+struct command {
+	int n;
+	const char *at[REDIS_ARGS_MAX];
+	size_t len[REDIS_ARGS_MAX];
+};
+
+static void put(struct command *command, const char *text, size_t len)
+{
+	command->at[command->n] = text;
+	command->len[command->n++] = len;
+}
+
+static void put_texts(struct command *command, const char *const *text)
+{
+	for (; *text; text++)
+		put(command, *text, strlen(*text));
+}
+
+static void put_event(struct command *command, const struct cache_event_args *args)
+{
+	for (int i = 0; i < args->n; i++)
+		put(command, args->at[i], args->len[i]);
+}
+
+static void on_queued(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+
+	if (item->type != REDIS_ERROR)
+		return;
+	note_fault(events, item);
+	events->writer.failed = true;
+}
+
+static void send_command(struct events *events, const struct command *command, void (*item)(void *, const struct redis_item *), void (*end)(void *))
+{
+	const struct redis_handler handler = { item, end, events };
+
+	redis_send(events->writer.conn, &handler, command->n, command->at, command->len);
+}
+
+static void send_texts(struct events *events, const char *const *text, void (*item)(void *, const struct redis_item *), void (*end)(void *))
+{
+	struct command command = { 0 };
+
+	put_texts(&command, text);
+	send_command(events, &command, item, end);
+}
+
+static void add_to_stream(struct events *events, const char *key, uint64_t max)
+{
+	char number[NUMBER_TEXT];
+	const char *const begin[] = { "XADD", key, "MAXLEN", "~", number, "*", NULL };
+	struct command command = { 0 };
+
+	snprintf(number, sizeof(number), "%" PRIu64, max);
+	put_texts(&command, begin);
+	put_event(&command, &events->writer.args);
+	send_command(events, &command, on_queued, NULL);
+}
+
+/* ---- events ---- */
+
+static void has(struct cache_event *event, enum cache_event_field field)
+{
+	event->has |= 1u << field;
+}
+
+static struct cache_event *begin_event(struct events *events, enum cache_event_kind kind)
+{
+	struct cache_event *event = &events->writer.event;
+
+	cache_event_begin(event);
+	event->kind = kind;
+	event->agent = events->id;
+	has(event, CACHE_EVENT_FIELD_AGENT);
+	return event;
+}
+
+static void describe_session(struct events *events, const struct events_record *record, struct cache_event *event)
+{
+	event->session = record->session;
+	event->seq = record->seq;
+	event->key = events_key(events);
+	has(event, CACHE_EVENT_FIELD_SESSION);
+	has(event, CACHE_EVENT_FIELD_SEQ);
+	has(event, CACHE_EVENT_FIELD_KEY);
+}
+
+static void describe_blocks(struct events *events, const struct events_record *record, struct cache_event *event)
+{
+	event->n_hashes = record->n_hashes;
+	event->depth = record->depth;
+	event->tokens = record->tokens;
+	event->block = (uint32_t)events->agent->config.prefix_block;
+	memcpy(event->hash, record->hash, record->n_hashes * sizeof(*record->hash));
+	has(event, CACHE_EVENT_FIELD_HASHES);
+	has(event, CACHE_EVENT_FIELD_BLOCK);
+	if (record->depth)
+		has(event, CACHE_EVENT_FIELD_DEPTH);
+	if (record->tokens)
+		has(event, CACHE_EVENT_FIELD_TOKENS);
+}
+
+/* What an agent tells by records: bind, stored, cleared, drain. */
+static void describe(struct events *events, const struct events_record *record)
+{
+	struct cache_event *event = begin_event(events, record->kind);
+
+	event->pod = events->agent->endpoints->at[record->endpoint].config.address;
+	has(event, CACHE_EVENT_FIELD_POD);
+	if (record->kind == CACHE_EVENT_BIND)
+		describe_session(events, record, event);
+	if (record->kind == CACHE_EVENT_STORED)
+		describe_blocks(events, record, event);
+	if (record->kind == CACHE_EVENT_DRAIN) {
+		event->on = record->on;
+		has(event, CACHE_EVENT_FIELD_ON);
+	}
+	cache_event_encode(event, &events->writer.args);
+}
+
+static bool is_current(const struct events *events, const struct events_record *record)
+{
+	const struct endpoint *endpoint = &events->agent->endpoints->at[record->endpoint];
+
+	return endpoint->state != ENDPOINT_FREE && endpoint->generation == record->generation;
+}
+
+/* ---- the snapshot's keys ---- */
+
+static void keep_session(struct events *events, const struct events_record *record, const char *pod, const char *ttl)
+{
+	char key[64], value[ADDRESS_TEXT_MAX + 24];
+	const char *const set[] = { "SET", key, value, "EX", ttl, NULL };
+
+	snprintf(key, sizeof(key), EVENTS_SESSION_KEY "%016" PRIx64, record->session);
+	snprintf(value, sizeof(value), "%s %016" PRIx64, pod, events_key(events));
+	send_texts(events, set, on_queued, NULL);
+}
+
+static void keep_blocks(struct events *events, const char *pod, const char *ttl)
+{
+	char key[ADDRESS_TEXT_MAX + 16];
+	const char *const expire[] = { "EXPIRE", key, ttl, NULL };
+
+	snprintf(key, sizeof(key), EVENTS_POD_KEY "%s", pod);
+	add_to_stream(events, key, POD_ENTRIES_MAX);
+	send_texts(events, expire, on_queued, NULL);
+}
+
+static void keep_drain(struct events *events, bool on, const char *pod, const char *ttl)
+{
+	char key[ADDRESS_TEXT_MAX + 16];
+	const char *const set[] = { "SET", key, "1", "EX", ttl, NULL }, *const del[] = { "DEL", key, NULL };
+
+	snprintf(key, sizeof(key), EVENTS_DRAIN_KEY "%s", pod);
+	send_texts(events, on ? set : del, on_queued, NULL);
+}
+
+static void forget_blocks(struct events *events, const char *pod)
+{
+	char key[ADDRESS_TEXT_MAX + 16];
+	const char *const del[] = { "DEL", key, NULL };
+
+	snprintf(key, sizeof(key), EVENTS_POD_KEY "%s", pod);
+	send_texts(events, del, on_queued, NULL);
+}
+
+static void keep(struct events *events, const struct events_record *record)
+{
+	const char *pod = events->agent->endpoints->at[record->endpoint].name;
+	char ttl[NUMBER_TEXT];
+
+	snprintf(ttl, sizeof(ttl), "%" PRIu64, events->agent->config.session_ttl_ms / 1000 + 1);
+	if (record->kind == CACHE_EVENT_BIND) {
+		keep_session(events, record, pod, ttl);
+	} else if (record->kind == CACHE_EVENT_STORED) {
+		describe(events, record);
+		keep_blocks(events, pod, ttl);
+	} else if (record->kind == CACHE_EVENT_DRAIN) {
+		keep_drain(events, record->on, pod, ttl);
+	} else if (record->kind == CACHE_EVENT_CLEARED) {
+		forget_blocks(events, pod);
+	}
+}
+
+/* ---- batches ---- */
+
+/* Calls @each for the records of a batch that begins at the queue's head. Return: the place of its end. */
+static uint64_t each_of_batch(struct events *events, void (*each)(struct events *events, const struct events_record *record))
+{
+	uint64_t hashes[CACHE_EVENT_HASHES_MAX], at = events->queue.head, begin = at;
+	struct events_record record;
+
+	for (unsigned n = 0; n < BATCH_EVENTS && at < events->queue.tail && at - begin < BATCH_WORDS; n++) {
+		at = events_queue_read(&events->queue, at, &record, hashes);
+		if (is_current(events, &record))
+			each(events, &record);
+	}
+	return at;
+}
+
+static void send_entry(struct events *events, const struct events_record *record)
+{
+	describe(events, record);
+	add_to_stream(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
+	events->writer.n_sent++;
+	events->writer.sent_kinds[record->kind]++;
+}
+
+static void retry_later(struct events *events)
+{
+	const struct timeval delay = { .tv_sec = RETRY_MS / 1000, .tv_usec = RETRY_MS % 1000 * 1000 };
+
+	event_add(events->writer.retry, &delay);
+}
+
+/* The entries come first in the transaction: of those a wrong answer counts, a key of the snapshot alone holds nothing up. */
+static void on_exec_item(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+
+	if (item->type != REDIS_ERROR)
+		return;
+	note_fault(events, item);
+	if (item->depth == 0 || item->index[0] < events->writer.n_sent)
+		events->writer.failed = true;
+}
+
+static void on_exec(void *ctx)
+{
+	struct events *events = ctx;
+	struct events_writer *writer = &events->writer;
+	uint64_t end = writer->sent_to;
+
+	writer->sent_to = 0;
+	if (writer->failed) {
+		retry_later(events);
+		return;
+	}
+	no_fault(events);
+	events_queue_release(&events->queue, end);
+	for (int i = 0; i < CACHE_EVENT_KIND_N; i++)
+		events->stats.published[i] += writer->sent_kinds[i];
+	if (writer->lost_own) {
+		writer->lost_own = false;
+		events_republish_begin(events);
+	}
+	events_republish_step(events);
+	events_kick(events);
+}
+
+static void send_batch(struct events *events)
+{
+	static const char *const multi[] = { "MULTI", NULL }, *const exec[] = { "EXEC", NULL };
+	struct events_writer *writer = &events->writer;
+
+	writer->failed = false;
+	writer->n_sent = 0;
+	memset(writer->sent_kinds, 0, sizeof(writer->sent_kinds));
+	send_texts(events, multi, on_queued, NULL);
+	writer->sent_to = each_of_batch(events, send_entry);
+	each_of_batch(events, keep);
+	send_texts(events, exec, on_exec_item, on_exec);
+}
+
+static void on_kick(evutil_socket_t fd, short what, void *arg)
+{
+	struct events *events = arg;
+
+	(void)fd, (void)what;
+	if (redis_conn_is_ready(events->writer.conn) && !events->writer.sent_to && !evtimer_pending(events->writer.retry, NULL) &&
+		events_queue_words(&events->queue))
+		send_batch(events);
+}
+
+void events_kick(struct events *events)
+{
+	if (redis_conn_is_ready(events->writer.conn) && !events->writer.sent_to)
+		event_active(events->writer.kick, EV_TIMEOUT, 0);
+}
+
+/* ---- what is told ---- */
+
+void events_tell_session(struct events *events, uint64_t session, uint32_t endpoint)
+{
+	struct events_record record = { .kind = CACHE_EVENT_BIND, .endpoint = endpoint, .session = session };
+
+	if (!++events->writer.seq)
+		++events->writer.seq;
+	record.seq = events->writer.seq;
+	record.generation = events->agent->endpoints->at[endpoint].generation;
+	session_tell(decider_sessions(events->agent->decider), session, record.seq, (uint32_t)(agent_now_ms() / 1000));
+	events_queue_push(&events->queue, &record);
+}
+
+void events_tell_stored(struct events *events, uint32_t endpoint, uint32_t depth, const uint64_t *hashes, uint32_t n, uint32_t tokens)
+{
+	struct events_record record = { .kind = CACHE_EVENT_STORED, .endpoint = endpoint, .tokens = tokens };
+
+	record.generation = events->agent->endpoints->at[endpoint].generation;
+	while (n) { /* the tail first, as the index uses them */
+		record.n_hashes = n % CACHE_EVENT_HASHES_MAX ? n % CACHE_EVENT_HASHES_MAX : CACHE_EVENT_HASHES_MAX;
+		n -= record.n_hashes;
+		record.depth = depth + n;
+		record.hash = hashes + n;
+		events_queue_push(&events->queue, &record);
+		record.tokens = 0;
+	}
+}
+
+/* A use that changes nothing is told once a while, so that the session does not expire elsewhere. */
+static void on_bound(void *ctx, uint64_t session, uint32_t endpoint, bool is_new)
+{
+	struct events *events = ctx;
+	const struct session *bound = session_get(decider_sessions(events->agent->decider), session);
+	uint64_t now_s = agent_now_ms() / 1000, refresh_s = events->agent->config.session_ttl_ms / 8000;
+
+	if (refresh_s > REFRESH_S)
+		refresh_s = REFRESH_S;
+	if (!is_new && bound && bound->told_s && now_s - bound->told_s < refresh_s)
+		return;
+	events_tell_session(events, session, endpoint);
+	events_kick(events);
+}
+
+static void on_stored(void *ctx, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint32_t tokens)
+{
+	events_tell_stored(ctx, endpoint, 0, blocks, n, tokens);
+	events_kick(ctx);
+}
+
+static void tell_pod(struct events *events, enum cache_event_kind kind, uint32_t endpoint, bool on)
+{
+	struct events_record record = { .kind = kind, .endpoint = endpoint, .on = on };
+
+	record.generation = events->agent->endpoints->at[endpoint].generation;
+	events_queue_push(&events->queue, &record);
+	events_kick(events);
+}
+
+void events_publish_drain(struct events *events, uint32_t endpoint, bool on)
+{
+	tell_pod(events, CACHE_EVENT_DRAIN, endpoint, on);
+}
+
+void events_publish_cleared(struct events *events, uint32_t endpoint)
+{
+	tell_pod(events, CACHE_EVENT_CLEARED, endpoint, false);
+}
+
+static void on_dropped(void *ctx, const struct events_record *record)
+{
+	struct events *events = ctx;
+
+	events->stats.dropped++;
+	events->writer.lost_own = true;
+	if (record->kind == CACHE_EVENT_BIND)
+		session_settle(decider_sessions(events->agent->decider), record->session, record->seq);
+}
+
+/* ---- outside of batches: what is of no use later ---- */
+
+void events_send_load(struct events *events)
+{
+	const struct endpoint_table *endpoints = events->agent->endpoints;
+	struct cache_event *event;
+
+	if (!redis_conn_is_ready(events->writer.conn) || events->writer.fault != EVENTS_FAULT_NONE)
+		return;
+	event = begin_event(events, CACHE_EVENT_LOAD);
+	for (uint32_t i = 0; i < endpoints->n; i++) {
+		const struct endpoint *endpoint = &endpoints->at[i];
+
+		if (endpoint->state != ENDPOINT_FREE && (endpoint->inflight_tokens || endpoint->inflight_requests))
+			event->load[event->n_loads++] = (struct cache_event_load){ endpoint->config.address, endpoint->inflight_tokens,
+				endpoint->inflight_requests };
+	}
+	if (!event->n_loads && !events->writer.had_load)
+		return;
+	events->writer.had_load = event->n_loads;
+	event->every_ms = EVENTS_LOAD_MS;
+	has(event, CACHE_EVENT_FIELD_LOAD);
+	has(event, CACHE_EVENT_FIELD_EVERY);
+	cache_event_encode(event, &events->writer.args);
+	add_to_stream(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
+	events->stats.published[CACHE_EVENT_LOAD]++;
+}
+
+static void send_hello(struct events *events)
+{
+	struct cache_event *event = begin_event(events, CACHE_EVENT_HELLO);
+
+	event->key = events_key(events);
+	has(event, CACHE_EVENT_FIELD_KEY);
+	cache_event_encode(event, &events->writer.args);
+	add_to_stream(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
+	events->stats.published[CACHE_EVENT_HELLO]++;
+}
+
+/* ---- the epoch: a key that is there as long as Redis keeps what it was told ---- */
+
+static void on_epoch_set(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+
+	if (item->type == REDIS_ERROR)
+		note_fault(events, item);
+	events->writer.made_epoch = item->type == REDIS_STATUS;
+}
+
+static void on_epoch(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+	struct events_writer *writer = &events->writer;
+	char epoch[EVENTS_ID_TEXT];
+	bool was_known = *writer->seen_epoch;
+
+	if (item->type != REDIS_STRING || item->len >= sizeof(epoch))
+		return;
+	memcpy(epoch, item->text, item->len);
+	epoch[item->len] = '\0';
+	if (!strcmp(epoch, writer->seen_epoch))
+		return;
+	strcpy(writer->seen_epoch, epoch);
+	if (was_known || writer->made_epoch)
+		events_republish_begin(events);
+}
+
+void events_check_epoch(struct events *events)
+{
+	const char *const set[] = { "SET", EVENTS_EPOCH, events->writer.epoch, "NX", NULL }, *const get[] = { "GET", EVENTS_EPOCH, NULL };
+	uint64_t random;
+
+	randombytes_buf(&random, sizeof(random));
+	snprintf(events->writer.epoch, sizeof(events->writer.epoch), "%016" PRIx64, random);
+	send_texts(events, set, on_epoch_set, NULL);
+	send_texts(events, get, on_epoch, NULL);
+}
+
+/* ---- start and end ---- */
+
+static void on_ready(void *ctx)
+{
+	struct events *events = ctx;
+
+	events->writer.sent_to = 0;
+	events_check_epoch(events);
+	send_hello(events);
+	events_kick(events);
+}
+
+static void on_lost(void *ctx, const char *why)
+{
+	struct events *events = ctx;
+
+	(void)why; /* the reader's connection tells */
+	events->writer.sent_to = 0;
+}
+
+static void on_retry(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	events_kick(arg);
+}
+
+int events_writer_init(struct events *events)
+{
+	const struct redis_callbacks callbacks = { on_ready, on_lost, events };
+	const struct decider_listener listener = { on_bound, on_stored, events };
+	struct agent *agent = events->agent;
+	int err = events_queue_init(&events->queue, on_dropped, events);
+
+	events->writer.kick = event_new(agent->base, -1, 0, on_kick, events);
+	events->writer.retry = evtimer_new(agent->base, on_retry, events);
+	if (err || !events->writer.kick || !events->writer.retry)
+		return -ENOMEM;
+	err = events_republish_init(events);
+	if (!err)
+		err = redis_conn_new(agent->base, &agent->config.redis, "llmd-agent-writer", &callbacks, &events->writer.conn);
+	if (!err)
+		decider_listen(agent->decider, &listener);
+	return err;
+}
+
+void events_writer_fini(struct events *events)
+{
+	const struct decider_listener nobody = { 0 };
+
+	decider_listen(events->agent->decider, &nobody);
+	redis_conn_free(events->writer.conn);
+	if (events->writer.kick)
+		event_free(events->writer.kick);
+	if (events->writer.retry)
+		event_free(events->writer.retry);
+	events_republish_fini(events);
+	events_queue_fini(&events->queue);
+}
