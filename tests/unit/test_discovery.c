@@ -5,6 +5,7 @@
 #include "agent/agent.h"
 #include "agent/decide.h"
 #include "agent/discovery.h"
+#include "tests/unit/without_main.h"
 
 enum { MANY = 5000 };
 
@@ -14,36 +15,6 @@ struct world {
 	struct discovery_source *source[3]; /* file, DNS, Kubernetes */
 	unsigned freed;
 };
-
-/* What main.c has. */
-void agent_client_gone(struct agent *agent)
-{
-	(void)agent;
-}
-
-struct prompt_scanner *agent_take_scanner(struct agent *agent)
-{
-	(void)agent;
-	return NULL;
-}
-
-void agent_give_scanner(struct agent *agent, struct prompt_scanner *scanner)
-{
-	(void)agent, (void)scanner;
-}
-
-uint64_t agent_now_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
-uint64_t agent_now_ms(void)
-{
-	return agent_now_us() / 1000;
-}
 
 static void note_freed(void *ctx)
 {

@@ -11,6 +11,7 @@
 #include "agent/metrics.h"
 #include "lib/log.h"
 #include "tests/unit/without_batches.h"
+#include "tests/unit/without_main.h"
 
 enum { PODS = 3, FLOWS_MAX = 65536 };
 
