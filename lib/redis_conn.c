@@ -40,6 +40,7 @@ enum {
 	RETRY_MIN_MS = 100,
 	RETRY_MAX_MS = 5000,
 	BUFFER_MAX = 8 << 20,
+	SLICE = 4096, /* read at a time: some 30 events, so that what else the loop has to do waits for no more */
 	OUTPUT_MAX = 32 << 20,
 	PENDING_MAX = 8192, /* a power of two */
 	WHY_MAX = 160,
@@ -413,6 +414,7 @@ static int open_transport(struct redis_conn *conn, char why[WHY_MAX])
 	if (!conn->bev || !conn->reader)
 		return -ENOMEM;
 	conn->reader->privdata = conn;
+	bufferevent_set_max_single_read(conn->bev, SLICE);
 	bufferevent_setcb(conn->bev, on_readable, NULL, on_event, conn);
 	return 0;
 }

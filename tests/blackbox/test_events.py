@@ -572,3 +572,28 @@ def test_a_trace_spread_over_three_agents(cluster, sim, run, tmp_path):
     one = replay([alone], pods)
     assert three["failed"] == one["failed"] == 0
     assert abs(three["hit_rate"] - one["hit_rate"]) < 0.01, (three["hit_rate"], one["hit_rate"])
+
+
+# ---- what docs/redis.md says ----
+
+
+def test_the_document_s_lines(run, redis, secret):
+    document = open(os.path.join(os.path.dirname(__file__), "../../docs/redis.md")).read()
+    by_hand, to_last = [block.split("\n```")[0] for block in document.split("```redis\n")[1:]]
+    a, b = "127.0.0.1:8000", "127.0.0.1:8001"
+    server = redis()
+    start = lambda: run(Agent, [a, b], "--redis", server.url, "--session-secret-file", secret())
+    agent = start()
+    wait_for(lambda: is_live(agent), "the agent")
+    before = {kind: agent.metric(f'llmd_events_applied_total{{kind="{kind}"}}') for kind in ("hello",)}
+    for lines in (by_hand, to_last):
+        done = subprocess.run(["redis-cli", "-s", server.path], input=lines + "\n", capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0 and "ERR" not in done.stdout + done.stderr, done.stdout + done.stderr
+    for line in by_hand.splitlines():
+        kind = line.split(" t ")[1].split()[0]
+        wait_for(lambda: agent.metric(f'llmd_events_applied_total{{kind="{kind}"}}') > before.get(kind, 0), f"{kind} to be applied")
+    assert agent.metric(f'llmd_remote_inflight_tokens{{pod="{a}"}}') == 1200
+    wait_for(lambda: blocks(agent) == {a: 0, b: 1}, "the blocks that are left")
+    server("DEL", "llmd:events")
+    late = start()
+    wait_for(lambda: is_live(late) and blocks(late) == {a: 0, b: 1}, "a late agent to know what was to last")
