@@ -4,12 +4,12 @@ BPF := ingress egress sockops
 LIB := option address log histogram session_hash cache_event redis_conn redis_tls redis_url
 AGENT := admin affinity attach buffer client clock config conntrack datapath decide decide_name decide_state decision_log \
 	devices dirty_queue discovery discovery_apply dns_reply dns_source dns_spec drift endpoint endpoints_file endpoints_yaml \
-	engine engine_text events events_apply events_load events_queue events_read events_republish events_snapshot events_write \
-	exchange flow_adopt flow_events flow_table forward handoff handoff_prepare health http_body http_fetch http_head http_rewrite \
-	json k8s_model k8s_object k8s_source k8s_stream k8s_watch keeper kernel_features listener map_batch metrics metrics_collect \
-	metrics_endpoint metrics_events metrics_kernel metrics_print mirror mirror_load netlink netlink_request older pace peer pins \
-	pipe_pool port_pool prefix prefix_hash probe prober prompt reach response retry_budget session session_key sockops status \
-	tcp_repair upstream
+	engine engine_text events events_apply events_load events_queue events_read events_republish events_send events_snapshot \
+	events_write exchange flow_adopt flow_events flow_table forward handoff handoff_prepare health http_body http_fetch http_head \
+	http_rewrite json k8s_model k8s_object k8s_source k8s_stream k8s_watch keeper kernel_features listener map_batch metrics \
+	metrics_collect metrics_endpoint metrics_events metrics_kernel metrics_print mirror mirror_load netlink netlink_request older \
+	pace peer pins pipe_pool port_pool prefix prefix_hash probe prober prompt reach response retry_budget session session_key \
+	sockops status tcp_repair upstream
 TOOLS := llmd-sim llmd-load llmd-maps llmd-doctor llmd-events
 DOCTOR := main kernel node reach
 SIM := main conn request answer scheduler cache pod_metrics

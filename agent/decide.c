@@ -21,8 +21,7 @@
  * flight when the next session comes, and chance alone balances a few long prompts badly; a session also comes back to
  * where it was placed. Ties are broken at random, so that agents which see the same do not all do the same.
  *
- * Tokens placed lately are kept as they were worth at a common epoch (forward decay, Cormode et al., ICDE 2009), so that
- * nothing has to be decayed when time passes.
+ * Tokens placed lately are kept as worth at a common epoch: nothing decays step by step (Cormode et al., ICDE 2009).
  */
 #include "agent/decide.h"
 
@@ -141,9 +140,7 @@ static double score_of(const struct choice *choice, uint32_t i)
 /* For requests that say nothing about tokens: those in flight count. */
 static double idleness_of(const struct choice *choice, uint32_t i)
 {
-	const struct endpoint *endpoint = &choice->decider->endpoints->at[i];
-
-	return -((double)endpoint->inflight_requests + (double)endpoint->remote_requests +
+	return -((double)endpoint_requests(&choice->decider->endpoints->at[i]) +
 		 load_of(choice, i) / (choice->full_load * ENDPOINT_MAX));
 }
 
@@ -410,16 +407,16 @@ static void remember(struct choice *choice, const struct decision *decision, uin
 {
 	const struct decide_request *request = choice->request;
 	struct decider *decider = choice->decider;
-	const struct decider_listener *listener = &decider->listener;
+	const struct decider_listener *told = &decider->listener;
 	uint32_t i = (uint32_t)decision->endpoint;
 	double cached = decision->cached_blocks / decider->endpoints->at[i].trust * choice->tokens_per_block; /* before the discount */
 	bool is_new = request->has_session &&
 		      session_bind(decider->sessions, request->session, i, decider->endpoints->at[i].generation, now_ms);
 
-	if (request->has_session && listener->bound)
-		listener->bound(listener->ctx, request->session, i, is_new);
-	if (request->n_blocks && listener->stored)
-		listener->stored(listener->ctx, i, request->blocks, request->n_blocks, decision->uncached_tokens);
+	if (request->has_session && told->bound)
+		told->bound(told->ctx, request->session, i, is_new);
+	if (request->n_blocks && told->stored)
+		told->stored(told->ctx, i, request->blocks, request->n_blocks, decision->uncached_tokens);
 	session_expire(decider->sessions, now_ms, EXPIRE_STEPS);
 	prefix_insert(decider->prefixes, i, request->blocks, request->n_blocks, now_ms);
 	decider_note_placed(decider, i, decision->uncached_tokens, now_ms);

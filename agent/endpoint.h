@@ -147,6 +147,17 @@ static inline bool endpoint_is_usable(const struct endpoint *endpoint, uint64_t 
 	       (!model_hash || !endpoint->model_hash || model_hash == endpoint->model_hash);
 }
 
+/** endpoint_tokens(), endpoint_requests() - in flight at it, of this agent and of all others that tell. */
+static inline uint64_t endpoint_tokens(const struct endpoint *endpoint)
+{
+	return endpoint->inflight_tokens + endpoint->remote_tokens;
+}
+
+static inline uint64_t endpoint_requests(const struct endpoint *endpoint)
+{
+	return (uint64_t)endpoint->inflight_requests + endpoint->remote_requests;
+}
+
 /**
  * struct endpoint_claim - what one request holds of one endpoint. Zeroed: nothing. Both releases may be called in any
  * order, any number of times; a claim on an endpoint that is gone since (generation) releases nothing.

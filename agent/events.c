@@ -12,6 +12,7 @@
  *
  *   events_write.c      decision -> queue -> transactions        events_read.c      stream -> entries, gaps
  *   events_queue.c      the bounded queue                        events_snapshot.c  keys -> entries
+ *   events_send.c       what is sent for each event
  *   events_republish.c  all that is own, once more               events_apply.c     entries -> tables
  *                                                                events_load.c      load of the others
  *

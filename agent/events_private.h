@@ -92,6 +92,21 @@ void events_check_epoch(struct events *events); /* was Redis emptied? */
 void events_tell_session(struct events *events, uint64_t session, uint32_t endpoint);
 void events_tell_stored(struct events *events, uint32_t endpoint, uint32_t depth, const uint64_t *hashes, uint32_t n, uint32_t tokens);
 
+/* events_send.c: commands; a refused one is noted, and the batch that it belongs to has failed. */
+void events_note_fault(struct events *events, const struct redis_item *item);
+void events_no_fault(struct events *events);
+void events_on_queued(void *ctx, const struct redis_item *item);
+void events_send_texts(struct events *events, const char *const *text, void (*item)(void *, const struct redis_item *), void (*end)(void *));
+void events_add_entry(struct events *events, const char *key, uint64_t max); /* of what was encoded last */
+struct cache_event *events_begin_event(struct events *events, enum cache_event_kind kind);
+void events_describe(struct events *events, const struct events_record *record);
+void events_keep(struct events *events, const struct events_record *record); /* in the snapshot's keys */
+
+static inline void events_has(struct cache_event *event, enum cache_event_field field)
+{
+	event->has |= 1u << field;
+}
+
 /* events_republish.c: what is own, once more. */
 int events_republish_init(struct events *events);
 void events_republish_fini(struct events *events);

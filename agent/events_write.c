@@ -23,170 +23,9 @@
 #include "agent/session.h"
 #include "lib/log.h"
 
-enum { BATCH_EVENTS = 256, BATCH_WORDS = 16384, RETRY_MS = 1000, REFRESH_S = 60, POD_ENTRIES_MAX = 4096, NUMBER_TEXT = 24 };
+enum { BATCH_EVENTS = 256, BATCH_WORDS = 16384, RETRY_MS = 1000, REFRESH_S = 60 };
 
-/* ---- faults ---- */
-
-static enum events_fault fault_of(const struct redis_item *item)
-{
-	static const struct {
-		const char *begin;
-		enum events_fault fault;
-	} known[] = { { "OOM", EVENTS_FAULT_OOM }, { "READONLY", EVENTS_FAULT_READONLY }, { "WRONGTYPE", EVENTS_FAULT_TYPE },
-		{ "NOPERM", EVENTS_FAULT_PERMISSION }, { "NOAUTH", EVENTS_FAULT_PERMISSION } };
-
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-		if (item->len >= strlen(known[i].begin) && !memcmp(item->text, known[i].begin, strlen(known[i].begin)))
-			return known[i].fault;
-	return EVENTS_FAULT_OTHER;
-}
-
-static void note_fault(struct events *events, const struct redis_item *item)
-{
-	enum events_fault fault = fault_of(item);
-	char text[128], quoted[256];
-
-	if (item->len >= 9 && !memcmp(item->text, "EXECABORT", 9)) /* says no more than what one of its commands said */
-		return;
-	events->stats.faults[fault]++;
-	if (events->writer.fault == fault)
-		return;
-	events->writer.fault = fault;
-	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
-	log_warn("Redis does not take what this agent knows", "why=%s error=%s", events_fault_name(fault),
-		log_quote(text, quoted, sizeof(quoted)));
-}
-
-static void no_fault(struct events *events)
-{
-	if (events->writer.fault != EVENTS_FAULT_NONE)
-		log_info("Redis takes what this agent knows again", "dropped=%lu", (unsigned long)events->stats.dropped);
-	events->writer.fault = EVENTS_FAULT_NONE;
-}
-
-/* ---- commands ---- */
-
-struct command {
-	int n;
-	const char *at[REDIS_ARGS_MAX];
-	size_t len[REDIS_ARGS_MAX];
-};
-
-static void put(struct command *command, const char *text, size_t len)
-{
-	command->at[command->n] = text;
-	command->len[command->n++] = len;
-}
-
-static void put_texts(struct command *command, const char *const *text)
-{
-	for (; *text; text++)
-		put(command, *text, strlen(*text));
-}
-
-static void put_event(struct command *command, const struct cache_event_args *args)
-{
-	for (int i = 0; i < args->n; i++)
-		put(command, args->at[i], args->len[i]);
-}
-
-static void on_queued(void *ctx, const struct redis_item *item)
-{
-	struct events *events = ctx;
-
-	if (item->type != REDIS_ERROR)
-		return;
-	note_fault(events, item);
-	events->writer.failed = true;
-}
-
-static void send_command(struct events *events, const struct command *command, void (*item)(void *, const struct redis_item *), void (*end)(void *))
-{
-	const struct redis_handler handler = { item, end, events };
-
-	redis_send(events->writer.conn, &handler, command->n, command->at, command->len);
-}
-
-static void send_texts(struct events *events, const char *const *text, void (*item)(void *, const struct redis_item *), void (*end)(void *))
-{
-	struct command command = { 0 };
-
-	put_texts(&command, text);
-	send_command(events, &command, item, end);
-}
-
-static void add_to_stream(struct events *events, const char *key, uint64_t max)
-{
-	char number[NUMBER_TEXT];
-	const char *const begin[] = { "XADD", key, "MAXLEN", "~", number, "*", NULL };
-	struct command command = { 0 };
-
-	snprintf(number, sizeof(number), "%" PRIu64, max);
-	put_texts(&command, begin);
-	put_event(&command, &events->writer.args);
-	send_command(events, &command, on_queued, NULL);
-}
-
-/* ---- events ---- */
-
-static void has(struct cache_event *event, enum cache_event_field field)
-{
-	event->has |= 1u << field;
-}
-
-static struct cache_event *begin_event(struct events *events, enum cache_event_kind kind)
-{
-	struct cache_event *event = &events->writer.event;
-
-	cache_event_begin(event);
-	event->kind = kind;
-	event->agent = events->id;
-	has(event, CACHE_EVENT_FIELD_AGENT);
-	return event;
-}
-
-static void describe_session(struct events *events, const struct events_record *record, struct cache_event *event)
-{
-	event->session = record->session;
-	event->seq = record->seq;
-	event->key = events_key(events);
-	has(event, CACHE_EVENT_FIELD_SESSION);
-	has(event, CACHE_EVENT_FIELD_SEQ);
-	has(event, CACHE_EVENT_FIELD_KEY);
-}
-
-static void describe_blocks(struct events *events, const struct events_record *record, struct cache_event *event)
-{
-	event->n_hashes = record->n_hashes;
-	event->depth = record->depth;
-	event->tokens = record->tokens;
-	event->block = (uint32_t)events->agent->config.prefix_block;
-	memcpy(event->hash, record->hash, record->n_hashes * sizeof(*record->hash));
-	has(event, CACHE_EVENT_FIELD_HASHES);
-	has(event, CACHE_EVENT_FIELD_BLOCK);
-	if (record->depth)
-		has(event, CACHE_EVENT_FIELD_DEPTH);
-	if (record->tokens)
-		has(event, CACHE_EVENT_FIELD_TOKENS);
-}
-
-/* What an agent tells by records: bind, stored, cleared, drain. */
-static void describe(struct events *events, const struct events_record *record)
-{
-	struct cache_event *event = begin_event(events, record->kind);
-
-	event->pod = events->agent->endpoints->at[record->endpoint].config.address;
-	has(event, CACHE_EVENT_FIELD_POD);
-	if (record->kind == CACHE_EVENT_BIND)
-		describe_session(events, record, event);
-	if (record->kind == CACHE_EVENT_STORED)
-		describe_blocks(events, record, event);
-	if (record->kind == CACHE_EVENT_DRAIN) {
-		event->on = record->on;
-		has(event, CACHE_EVENT_FIELD_ON);
-	}
-	cache_event_encode(event, &events->writer.args);
-}
+/* ---- batches ---- */
 
 static bool is_current(const struct events *events, const struct events_record *record)
 {
@@ -194,66 +33,6 @@ static bool is_current(const struct events *events, const struct events_record *
 
 	return endpoint->state != ENDPOINT_FREE && endpoint->generation == record->generation;
 }
-
-/* ---- the snapshot's keys ---- */
-
-static void keep_session(struct events *events, const struct events_record *record, const char *pod, const char *ttl)
-{
-	char key[64], value[ADDRESS_TEXT_MAX + 24];
-	const char *const set[] = { "SET", key, value, "EX", ttl, NULL };
-
-	snprintf(key, sizeof(key), EVENTS_SESSION_KEY "%016" PRIx64, record->session);
-	snprintf(value, sizeof(value), "%s %016" PRIx64, pod, events_key(events));
-	send_texts(events, set, on_queued, NULL);
-}
-
-static void keep_blocks(struct events *events, const char *pod, const char *ttl)
-{
-	char key[ADDRESS_TEXT_MAX + 16];
-	const char *const expire[] = { "EXPIRE", key, ttl, NULL };
-
-	snprintf(key, sizeof(key), EVENTS_POD_KEY "%s", pod);
-	add_to_stream(events, key, POD_ENTRIES_MAX);
-	send_texts(events, expire, on_queued, NULL);
-}
-
-static void keep_drain(struct events *events, bool on, const char *pod, const char *ttl)
-{
-	char key[ADDRESS_TEXT_MAX + 16];
-	const char *const set[] = { "SET", key, "1", "EX", ttl, NULL }, *const del[] = { "DEL", key, NULL };
-
-	snprintf(key, sizeof(key), EVENTS_DRAIN_KEY "%s", pod);
-	send_texts(events, on ? set : del, on_queued, NULL);
-}
-
-static void forget_blocks(struct events *events, const char *pod)
-{
-	char key[ADDRESS_TEXT_MAX + 16];
-	const char *const del[] = { "DEL", key, NULL };
-
-	snprintf(key, sizeof(key), EVENTS_POD_KEY "%s", pod);
-	send_texts(events, del, on_queued, NULL);
-}
-
-static void keep(struct events *events, const struct events_record *record)
-{
-	const char *pod = events->agent->endpoints->at[record->endpoint].name;
-	char ttl[NUMBER_TEXT];
-
-	snprintf(ttl, sizeof(ttl), "%" PRIu64, events->agent->config.session_ttl_ms / 1000 + 1);
-	if (record->kind == CACHE_EVENT_BIND) {
-		keep_session(events, record, pod, ttl);
-	} else if (record->kind == CACHE_EVENT_STORED) {
-		describe(events, record);
-		keep_blocks(events, pod, ttl);
-	} else if (record->kind == CACHE_EVENT_DRAIN) {
-		keep_drain(events, record->on, pod, ttl);
-	} else if (record->kind == CACHE_EVENT_CLEARED) {
-		forget_blocks(events, pod);
-	}
-}
-
-/* ---- batches ---- */
 
 /* Calls @each for the records of a batch that begins at the queue's head. Return: the place of its end. */
 static uint64_t each_of_batch(struct events *events, void (*each)(struct events *events, const struct events_record *record))
@@ -271,8 +50,8 @@ static uint64_t each_of_batch(struct events *events, void (*each)(struct events 
 
 static void send_entry(struct events *events, const struct events_record *record)
 {
-	describe(events, record);
-	add_to_stream(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
+	events_describe(events, record);
+	events_add_entry(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
 	events->writer.n_sent++;
 	events->writer.sent_kinds[record->kind]++;
 }
@@ -291,7 +70,7 @@ static void on_exec_item(void *ctx, const struct redis_item *item)
 
 	if (item->type != REDIS_ERROR)
 		return;
-	note_fault(events, item);
+	events_note_fault(events, item);
 	if (item->depth == 0 || item->index[0] < events->writer.n_sent)
 		events->writer.failed = true;
 }
@@ -307,7 +86,7 @@ static void on_exec(void *ctx)
 		retry_later(events);
 		return;
 	}
-	no_fault(events);
+	events_no_fault(events);
 	events_queue_release(&events->queue, end);
 	for (int i = 0; i < CACHE_EVENT_KIND_N; i++)
 		events->stats.published[i] += writer->sent_kinds[i];
@@ -327,10 +106,10 @@ static void send_batch(struct events *events)
 	writer->failed = false;
 	writer->n_sent = 0;
 	memset(writer->sent_kinds, 0, sizeof(writer->sent_kinds));
-	send_texts(events, multi, on_queued, NULL);
+	events_send_texts(events, multi, events_on_queued, NULL);
 	writer->sent_to = each_of_batch(events, send_entry);
-	each_of_batch(events, keep);
-	send_texts(events, exec, on_exec_item, on_exec);
+	each_of_batch(events, events_keep);
+	events_send_texts(events, exec, on_exec_item, on_exec);
 }
 
 static void on_kick(evutil_socket_t fd, short what, void *arg)
@@ -437,7 +216,7 @@ void events_send_load(struct events *events)
 
 	if (!redis_conn_is_ready(events->writer.conn) || events->writer.fault != EVENTS_FAULT_NONE)
 		return;
-	event = begin_event(events, CACHE_EVENT_LOAD);
+	event = events_begin_event(events, CACHE_EVENT_LOAD);
 	for (uint32_t i = 0; i < endpoints->n; i++) {
 		const struct endpoint *endpoint = &endpoints->at[i];
 
@@ -449,21 +228,21 @@ void events_send_load(struct events *events)
 		return;
 	events->writer.had_load = event->n_loads;
 	event->every_ms = EVENTS_LOAD_MS;
-	has(event, CACHE_EVENT_FIELD_LOAD);
-	has(event, CACHE_EVENT_FIELD_EVERY);
+	events_has(event, CACHE_EVENT_FIELD_LOAD);
+	events_has(event, CACHE_EVENT_FIELD_EVERY);
 	cache_event_encode(event, &events->writer.args);
-	add_to_stream(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
+	events_add_entry(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
 	events->stats.published[CACHE_EVENT_LOAD]++;
 }
 
 static void send_hello(struct events *events)
 {
-	struct cache_event *event = begin_event(events, CACHE_EVENT_HELLO);
+	struct cache_event *event = events_begin_event(events, CACHE_EVENT_HELLO);
 
 	event->key = events_key(events);
-	has(event, CACHE_EVENT_FIELD_KEY);
+	events_has(event, CACHE_EVENT_FIELD_KEY);
 	cache_event_encode(event, &events->writer.args);
-	add_to_stream(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
+	events_add_entry(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
 	events->stats.published[CACHE_EVENT_HELLO]++;
 }
 
@@ -474,7 +253,7 @@ static void on_epoch_set(void *ctx, const struct redis_item *item)
 	struct events *events = ctx;
 
 	if (item->type == REDIS_ERROR)
-		note_fault(events, item);
+		events_note_fault(events, item);
 	events->writer.made_epoch = item->type == REDIS_STATUS;
 }
 
@@ -503,8 +282,8 @@ void events_check_epoch(struct events *events)
 
 	randombytes_buf(&random, sizeof(random));
 	snprintf(events->writer.epoch, sizeof(events->writer.epoch), "%016" PRIx64, random);
-	send_texts(events, set, on_epoch_set, NULL);
-	send_texts(events, get, on_epoch, NULL);
+	events_send_texts(events, set, on_epoch_set, NULL);
+	events_send_texts(events, get, on_epoch, NULL);
 }
 
 /* ---- start and end ---- */

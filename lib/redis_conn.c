@@ -246,11 +246,6 @@ static void on_greeting(void *ctx, const struct redis_item *item)
 	redis_conn_fail(conn, why);
 }
 
-static void on_greeted(void *ctx)
-{
-	(void)ctx;
-}
-
 static void on_last_greeted(void *ctx)
 {
 	struct redis_conn *conn = ctx;
@@ -295,7 +290,7 @@ static int send_auth(struct redis_conn *conn, const struct redis_handler *handle
 
 static void greet(struct redis_conn *conn)
 {
-	const struct redis_handler handler = { on_greeting, on_greeted, conn }, last = { on_greeting, on_last_greeted, conn };
+	const struct redis_handler handler = { on_greeting, NULL, conn }, last = { on_greeting, on_last_greeted, conn };
 	char db[16];
 	const char *select[] = { "SELECT", db }, *name[] = { "CLIENT", "SETNAME", conn->name };
 	int err = send_auth(conn, &handler);
