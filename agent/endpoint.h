@@ -128,6 +128,12 @@ void endpoint_set_serves(struct endpoint_table *table, uint32_t index, uint64_t 
 /** endpoint_set_loaded() - the adapters in its memory, as the engine says. */
 void endpoint_set_loaded(struct endpoint_table *table, uint32_t index, uint64_t loaded);
 
+/** endpoint_requests() - in flight at it, of this agent and of all others that tell. */
+static inline uint64_t endpoint_requests(const struct endpoint *endpoint)
+{
+	return (uint64_t)endpoint->inflight_requests + endpoint->remote_requests;
+}
+
 /** endpoint_tokens_ahead() - prompt tokens that are to be computed there before those of a new request. */
 static inline uint64_t endpoint_tokens_ahead(const struct endpoint *endpoint)
 {
@@ -145,17 +151,6 @@ static inline bool endpoint_is_usable(const struct endpoint *endpoint, uint64_t 
 {
 	return endpoint_is_up(endpoint) && endpoint->role & ENDPOINT_ROLE_DECODE &&
 	       (!model_hash || !endpoint->model_hash || model_hash == endpoint->model_hash);
-}
-
-/** endpoint_tokens(), endpoint_requests() - in flight at it, of this agent and of all others that tell. */
-static inline uint64_t endpoint_tokens(const struct endpoint *endpoint)
-{
-	return endpoint->inflight_tokens + endpoint->remote_tokens;
-}
-
-static inline uint64_t endpoint_requests(const struct endpoint *endpoint)
-{
-	return (uint64_t)endpoint->inflight_requests + endpoint->remote_requests;
 }
 
 /**

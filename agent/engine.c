@@ -16,6 +16,7 @@
 #include "agent/agent.h"
 #include "agent/decide.h"
 #include "agent/endpoint.h"
+#include "agent/events.h"
 #include "lib/log.h"
 
 enum { FULL_CACHE_TOKENS = 65536, START_SLACK_S = 1 };
@@ -82,6 +83,8 @@ static void restarted(struct engines *engines, uint32_t index, const char *sign)
 	engines->at[index].restarts++;
 	engines->at[index].is_known = false;
 	decider_forget_endpoint(agent->decider, index);
+	if (agent->events)
+		events_publish_cleared(agent->events, index);
 	endpoint_forget_pace(agent->endpoints, index);
 }
 
