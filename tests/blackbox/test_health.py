@@ -170,8 +170,7 @@ def test_a_restart_clears_prefixes(run):
     agent = run(Agent, endpoints, *CHECKS)
     agent.ready(2)
     session = session_at(agent, endpoints[0])
-    held = of(agent, endpoints[0])["prefix_blocks"]
-    assert held > 0
+    assert of(agent, endpoints[0])["prefix_blocks"] > 0
     wait_for(lambda: "engine" in of(agent, endpoints[0]), "a scrape")
     pods[endpoints[0]].process.kill()
     pods[endpoints[0]].process.wait()
@@ -180,11 +179,14 @@ def test_a_restart_clears_prefixes(run):
     wait_for(lambda: of(agent, endpoints[0]).get("engine", {}).get("restarts") == 1, "the restart to be noticed", 30)
     assert of(agent, endpoints[0])["prefix_blocks"] == 0
     state_is(agent, endpoints[0], "ready")
-    before = of(agent, endpoints[1])["prefix_blocks"]
-    assert before > 0 and agent.json(f"/v1/sessions/{session}")["endpoint"] in endpoints
+    assert agent.json(f"/v1/sessions/{session}")["endpoint"] in endpoints
+    session_at(agent, endpoints[1])
+    assert of(agent, endpoints[1])["prefix_blocks"] > 0
+    scraped = agent.metric('llmd_engine_events_total{event="scraped"}')
+    wait_for(lambda: agent.metric('llmd_engine_events_total{event="scraped"}') > scraped + 6, "its counters to be seen")
     urllib.request.urlopen(urllib.request.Request(f"http://{endpoints[1]}/sim/reset-cache", b"", method="POST")).close()
-    ask(agent)
-    assert agent.metric('llmd_engine_events_total{event="restarted"}') >= 1
+    wait_for(lambda: of(agent, endpoints[1])["engine"]["restarts"] == 1, "counters that went back to be noticed", 30)
+    assert of(agent, endpoints[1])["prefix_blocks"] == 0
 
 
 def test_stale_numbers_fall_back(run):

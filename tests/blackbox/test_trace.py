@@ -34,6 +34,25 @@ def test_dry_run_of_the_whole_trace(options, least):
 
 
 @pytest.mark.skipif("san" in BUILD, reason="once is enough")
+@pytest.mark.parametrize("session", ["infer", "none"])
+def test_a_capacity_that_is_not_told_is_learnt(session):
+    told, _ = dry_run("--session", session, "--blocks", "4000")
+    untold, hot_spot = dry_run("--session", session, "--blocks", "4000", "--untold")
+    assert untold > told - 1 and hot_spot <= 1.03
+
+
+@pytest.mark.skipif("san" in BUILD, reason="once is enough")
+def test_two_of_eight_pods_half_as_fast():
+    def p95(policy):
+        done = subprocess.run([f"{BUILD}/llmd-load", "--dry-run", "--trace", TRACE, "--slow", "2", "--prefill-rate", "10000", "--policy", policy],
+                              capture_output=True, text=True, check=True)
+        return float(re.search(r"p95 ([0-9.]+) s", done.stdout).group(1))
+
+    ours = p95("prefix-cache-aware")
+    assert p95("session") >= 2 * ours and p95("round-robin") >= 2 * ours
+
+
+@pytest.mark.skipif("san" in BUILD, reason="once is enough")
 def test_round_robin_beside_it():
     hits, _ = dry_run("--policy", "round-robin")
     assert 13.5 < hits < 13.7
