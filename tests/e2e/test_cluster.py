@@ -174,7 +174,7 @@ def test_scaled_up_and_down(cluster):
             wait_for(lambda: len(objects("pods", "-l", "app.kubernetes.io/name=vllm-sim")) == replicas, f"{replicas} pods")
             want = set(cluster.decode_pods())
             for node in cluster.nodes:
-                wait_for(lambda: {e["address"] for e in cluster.maps(node, "endpoint", "list") if e["state"] in ("ready", "starting")} == want,
+                wait_for(lambda: {e["endpoint"] for e in cluster.maps(node, "endpoint", "list") if e["state"] in ("ready", "starting")} == want,
                          f"{replicas} endpoints on {node}")
                 for _ in range(6):
                     assert "[DONE]" in from_outside(cluster, node, cluster.nodes[node], PORT, name())
