@@ -148,7 +148,7 @@ static struct json_object *endpoint_json(const struct agent *agent, uint32_t i)
 	json_object_object_add(json, "model", json_object_new_string(endpoint->config.model));
 	json_object_object_add(json, "role", json_object_new_string(endpoint_role_name(endpoint->role)));
 	json_object_object_add(json, "state", json_object_new_string(endpoint_state_name(endpoint->state)));
-	json_object_object_add(json, "engine", json_object_new_string(endpoint_engine_name(endpoint->config.engine)));
+	json_object_object_add(json, "engine_type", json_object_new_string(endpoint_engine_name(endpoint->config.engine)));
 	json_object_object_add(json, "source", json_object_new_string(view.source));
 	json_object_object_add(json, "condition", json_object_new_string(view.condition));
 	json_object_object_add(json, "drained", json_object_new_boolean(view.drained));

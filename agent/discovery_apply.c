@@ -161,7 +161,7 @@ static void describe(struct discovery *discovery, uint32_t index, const struct d
 	known->why = merged->why;
 	known->gone_ms = 0;
 	if (endpoint->config.blocks != config->blocks)
-		prefix_set_capacity(decider_prefixes(agent->decider), index, blocks);
+		decider_set_capacity(agent->decider, index, blocks);
 	if (!same_config(&endpoint->config, config)) {
 		endpoint_reconfigure(agent->endpoints, index, config);
 		log_info("endpoint changed", "endpoint=%s role=%s engine=%s blocks=%u", endpoint->name, endpoint_role_name(config->role),

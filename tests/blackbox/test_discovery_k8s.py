@@ -109,10 +109,10 @@ def test_labels_and_annotations_of_pods(run, api):
     seen = table(agent)
     assert [seen[f"10.1.0.{i}:8000"]["role"] for i in (1, 2, 3)] == ["prefill", "decode", "both"]
     assert seen["10.1.0.1:8000"]["model"] == "org/name"
-    assert [seen[f"10.1.0.{i}:8000"]["engine"] for i in (1, 2, 3)] == ["unknown", "sglang", "unknown"]
+    assert [seen[f"10.1.0.{i}:8000"]["engine_type"] for i in (1, 2, 3)] == ["unknown", "sglang", "unknown"]
     api.put(PODS, pod_of("p3", annotations={"llm-d.ai/drain": "true", "llm-d.ai/engine-type": "vllm"}))
     wait_for(lambda: draining(agent) == {"10.1.0.3"}, "the annotated pod to drain")
-    assert table(agent)["10.1.0.3:8000"]["engine"] == "vllm"
+    assert table(agent)["10.1.0.3:8000"]["engine_type"] == "vllm"
     api.put(PODS, pod_of("p3"))
     wait_for(lambda: not draining(agent), "the pod to serve again")
     api.delete(PODS, "pod-p1")
