@@ -2,6 +2,7 @@
 """Starts llmd-agent, simulated and scripted pods on free loopback ports; ends them by pid whatever happens."""
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,9 +16,15 @@ BUILD = os.environ.get("LLMD_BUILD", "build")
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below those that the kernel gives to connections: nobody takes it before who it is for; other workers choose at random, too."""
+    while True:
+        port = random.randrange(12000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def wait_for(condition, what, seconds=20):
