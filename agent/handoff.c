@@ -6,7 +6,7 @@
  *
  * A is the client's connection, B the pod's. Both are open, and the request, or its last bytes, is in memory here:
  *
- *   1 read both connections' numbers. What the client will send next on A continues B's stream behind the request, so
+ *   1 learn both connections' numbers (handoff_prepare.c). What the client will send next on A continues B's stream behind the request, so
  *     seq_add = B's next + bytes of the request - A's next; the answer continues A's: ack_sub = A's next - B's expected.
  *   2 insert both entries. From here on the programs translate, and A is mute (bpf/egress.bpf.c).
  *   3 read A dry: what it has acknowledged the client will not repeat. There should be nothing, or a FIN. Then close A
