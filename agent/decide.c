@@ -39,9 +39,10 @@
  * has the command) weight 1 without slack moves a quarter of all turns and loses 3 points of hits; near saturation that
  * costs more time to first token than the waiting it avoids. Where the pace of the pods is known, the slack is what the mean
  * one computes in SATURATION_S, if that is less: on the trace with two of eight pods half as fast, the P95 is a sixth
- * lower with it, and none at all (0 s) costs another point of hits for nothing.
+ * lower with it, and none at all (0 s) costs another point of hits for nothing. A prompt that is cached nowhere loses nothing by
+ * another pod but evenness: it gets a NEWCOMER_SLACK-th, which takes a third off the P50 there.
  */
-enum { RECOMPUTE_WEIGHT = 4, SATURATION_TOKENS = 8 * 8192, SATURATION_S = 2 };
+enum { RECOMPUTE_WEIGHT = 4, SATURATION_TOKENS = 8 * 8192, SATURATION_S = 2, NEWCOMER_SLACK = 4 };
 /* Of a pod that fails at times, and of one that would have to load an adapter first: as if that much were ahead there. */
 enum { DEGRADED_TOKENS = SATURATION_TOKENS, ADAPTER_TOKENS = SATURATION_TOKENS / 2 };
 enum { LOAD_HALF_LIFE_MS = 600000, EPOCH_HALF_LIVES = 500, EXPIRE_STEPS = 4 };
@@ -326,6 +327,7 @@ static int choose_cache_aware(struct choice *choice, uint64_t now_ms, enum decis
 	}
 	*reason = was_bound ? DECISION_SESSION_LOST : DECISION_SCORE;
 	found = best_of(choice, score_of, 0);
+	choice->slack /= NEWCOMER_SLACK;
 	return found < 0 ? found : unless_saturated(choice, found, *reason, reason);
 }
 

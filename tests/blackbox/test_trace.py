@@ -44,7 +44,7 @@ def test_a_capacity_that_is_not_told_is_learnt(session):
 @pytest.mark.skipif("san" in BUILD, reason="once is enough")
 def test_two_of_eight_pods_half_as_fast():
     def p95(policy):
-        done = subprocess.run([f"{BUILD}/llmd-load", "--dry-run", "--trace", TRACE, "--slow", "2", "--prefill-rate", "10000", "--policy", policy],
+        done = subprocess.run([f"{BUILD}/llmd-load", "--dry-run", "--trace", TRACE, "--slow", "2", "--prefill-rate", "8000", "--policy", policy],
                               capture_output=True, text=True, check=True)
         return float(re.search(r"p95 ([0-9.]+) s", done.stdout).group(1))
 
