@@ -16,7 +16,7 @@ class World:
         self.datapath, self.directory, self.kernel = datapath, directory, datapath == "kernel"
         self.pin_dir = os.path.join(bpffs, "v1")
         if self.kernel:
-            os.makedirs(bpffs)
+            os.makedirs(bpffs, exist_ok=True)  # a test that is run again
         self.net = Net(**net)
         self.client, self.node = self.net.client, self.net.node
         self.pods, self.agents, self.clients, self.peers = [], [], [], []
