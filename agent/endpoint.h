@@ -137,7 +137,9 @@ static inline uint64_t endpoint_requests(const struct endpoint *endpoint)
 /** endpoint_tokens_ahead() - prompt tokens that are to be computed there before those of a new request. */
 static inline uint64_t endpoint_tokens_ahead(const struct endpoint *endpoint)
 {
-	return endpoint->inflight_tokens + endpoint->remote_tokens + endpoint->queued_tokens;
+	/* Other agents' requests that wait are in both: what they tell, and what the engine does. */
+	return endpoint->inflight_tokens +
+	       (endpoint->remote_tokens > endpoint->queued_tokens ? endpoint->remote_tokens : endpoint->queued_tokens);
 }
 
 /** endpoint_is_up() - requests may be sent there. */

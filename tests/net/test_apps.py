@@ -2,6 +2,7 @@
 """What people run: the openai package unmodified, simulated vLLM pods, a replayed trace."""
 import json
 import os
+import signal
 
 import openai
 import pytest
@@ -88,4 +89,29 @@ def test_published_trace(world):
     result = replay(w, trace, "--limit", "300")
     assert result["failed"] == 0, result
     w.assert_handed_over(300)
+    w.agent.idle()
+
+
+@pytest.mark.parametrize("mode", ["keep", "reset"])
+def test_streams_of_an_ejected_pod(world, mode):
+    """A pod hangs in mid-stream and is ejected: in the kernel its streams are left alone, or cut at once, as configured."""
+    w = world(pods=2)
+    start_sims(w, "--itl", "20")
+    w.start_agent("--health-interval", "300ms", "--health-timeout", "200ms", "--eject-time", "300ms", "--on-eject", mode).ready(2)
+    with w.client.enter(), openai.OpenAI(base_url=f"http://{NODE}:8080/v1", api_key="none", timeout=60, max_retries=0) as client:
+        raw = client.chat.completions.with_raw_response.create(model="sim", messages=[{"role": "user", "content": TEXT}], max_tokens=150, stream=True)
+        chunks = iter(raw.parse())
+        next(chunks)
+        w.assert_handed_over(1)
+        where = [f"{pod_address(i)}:{POD_PORT}" for i in range(2)].index(raw.headers["x-sim-pod"])
+        w.pods[where].signal(signal.SIGSTOP)
+        wait_for(lambda: any(e["state"] == "ejected" for e in w.agent.json("/v1/endpoints")), "the pod to be ejected", 30)
+        if mode == "reset" and w.kernel:
+            with pytest.raises(Exception, match="peer|reset|closed|Connection|incomplete|Error"):
+                list(chunks)
+            w.pods[where].signal(signal.SIGCONT)
+        else:
+            w.pods[where].signal(signal.SIGCONT)
+            assert sum(bool(c.choices and c.choices[0].delta.content) for c in chunks) >= 149
+    w.agent.ready(2)
     w.agent.idle()

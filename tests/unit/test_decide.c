@@ -175,6 +175,108 @@ static void honours_exclusion_model_and_role(void **state)
 	assert_int_equal(decide(decider, &request, now_ms, &decision, &claim), -ENOENT);
 }
 
+static void degraded_pods_get_no_newcomers(void **state)
+{
+	uint64_t blocks[PROMPT];
+
+	(void)state;
+	for (int i = 1; i < PODS; i++)
+		endpoint_set_state(pods, (uint32_t)i, ENDPOINT_DEGRADED, "test");
+	for (uint64_t i = 0; i < 20; i++) {
+		blocks_of(i, 10, 0, blocks);
+		assert_int_equal(ask_and_end(100 + i, blocks).endpoint, 0);
+	}
+	endpoint_set_state(pods, 0, ENDPOINT_EJECTED, "test");
+	assert_int_not_equal(ask_and_end(100, blocks).endpoint, 0);
+}
+
+static void models_and_adapters_that_engines_tell(void **state)
+{
+	uint64_t m = endpoint_learn_name(pods, endpoint_model_hash("m")), other = endpoint_learn_name(pods, endpoint_model_hash("x"));
+	uint64_t blocks[PROMPT];
+
+	(void)state;
+	endpoint_set_serves(pods, 0, other);
+	endpoint_set_serves(pods, 1, other | m);
+	endpoint_set_serves(pods, 2, m);
+	endpoint_set_serves(pods, 3, m);
+	endpoint_set_loaded(pods, 2, m);
+	for (uint64_t i = 0; i < 20; i++) {
+		blocks_of(i, 10, 0, blocks);
+		assert_int_equal(ask_and_end(i, blocks).endpoint, 2); /* it has the adapter in memory */
+	}
+	endpoint_set_state(pods, 2, ENDPOINT_EJECTED, "test");
+	for (uint64_t i = 0; i < 20; i++) {
+		blocks_of(i, 10, 0, blocks);
+		assert_in_set(ask_and_end(i, blocks).endpoint, ((const LargestIntegralType[]){ 1, 3 }), 2); /* 0 does not serve it */
+	}
+}
+
+static void what_waits_at_the_engine_counts(void **state)
+{
+	uint64_t blocks[PROMPT];
+
+	(void)state;
+	for (int i = 0; i < PODS; i++)
+		pods->at[i].queued_tokens = i == 3 ? 0 : 100000;
+	for (uint64_t i = 0; i < 20; i++) {
+		blocks_of(i, 10, 0, blocks);
+		assert_int_equal(ask_and_end(i, blocks).endpoint, 3);
+	}
+}
+
+static void full_pods_get_nothing_more(void **state)
+{
+	struct decide_config bounded = config;
+	const struct decide_request request = { .model = "m" };
+	struct endpoint_claim claims[PODS + 1];
+	struct decision decision;
+
+	(void)state;
+	decider_free(decider);
+	bounded.max_inflight = 1;
+	decider = decider_new(&bounded, pods);
+	for (int i = 0; i < PODS; i++)
+		assert_int_equal(decide(decider, &request, now_ms, &decision, &claims[i]), 0);
+	assert_int_equal(pods->inflight_requests, PODS);
+	assert_int_equal(decide(decider, &request, now_ms, &decision, &claims[PODS]), -EBUSY);
+	endpoint_claim_release(pods, &claims[2]);
+	assert_int_equal(decide(decider, &request, now_ms, &decision, &claims[PODS]), 0);
+	assert_int_equal(decision.endpoint, claims[2].index);
+}
+
+static uint64_t clock_us;
+
+static uint64_t test_clock(void)
+{
+	return clock_us;
+}
+
+/* One of four pods takes twice as long: it gets half of what the others get. */
+static void pods_get_load_by_their_pace(void **state)
+{
+	uint64_t blocks[PROMPT], tokens[PODS] = { 0 };
+
+	(void)state;
+	pods->now_us = test_clock;
+	clock_us = 1;
+	for (uint64_t i = 0; i < 4000; i++) {
+		struct endpoint_claim claim;
+		struct decision decision;
+
+		blocks_of(i, 0, i, blocks);
+		decision = ask(0, blocks, &claim);
+		clock_us += decision.uncached_tokens * (decision.endpoint ? 100 : 200);
+		now_ms = clock_us / 1000;
+		endpoint_claim_release_tokens(pods, &claim);
+		endpoint_claim_release(pods, &claim);
+		if (i >= 1000)
+			tokens[decision.endpoint] += decision.uncached_tokens;
+	}
+	assert_in_range(tokens[0] * 1000 / tokens[1], 450, 620);
+	assert_in_range(tokens[2] * 1000 / tokens[1], 900, 1100);
+}
+
 static void a_new_pod_at_an_old_address_has_nothing(void **state)
 {
 	struct endpoint_config endpoint = pods->at[0].config;
@@ -299,6 +401,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(leaves_a_saturated_endpoint, setup, teardown),
 		cmocka_unit_test_setup_teardown(spreads_the_sessions_of_a_lost_endpoint, setup, teardown),
 		cmocka_unit_test_setup_teardown(honours_exclusion_model_and_role, setup, teardown),
+		cmocka_unit_test_setup_teardown(degraded_pods_get_no_newcomers, setup, teardown),
+		cmocka_unit_test_setup_teardown(models_and_adapters_that_engines_tell, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_waits_at_the_engine_counts, setup, teardown),
+		cmocka_unit_test_setup_teardown(full_pods_get_nothing_more, setup, teardown),
+		cmocka_unit_test_setup_teardown(pods_get_load_by_their_pace, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_new_pod_at_an_old_address_has_nothing, setup, teardown),
 		cmocka_unit_test(session_table_forgets_in_order),
 		cmocka_unit_test(prefix_index_matches_a_model),
