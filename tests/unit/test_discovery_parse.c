@@ -98,7 +98,7 @@ static void test_endpoints_files(void **state)
 
 /* ---- what options say ---- */
 
-static void test_names_to_discover(void **state)
+static void test_dns_names_to_discover(void **state)
 {
 	static const struct {
 		const char *text, *name;
@@ -117,6 +117,22 @@ static void test_names_to_discover(void **state)
 		{ "a b:80", NULL },
 		{ "_http._tcp.a:80", NULL },
 	};
+
+	(void)state;
+	for (unsigned i = 0; i < COUNT(dns); i++) {
+		struct dns_spec spec;
+
+		assert_int_equal(dns_spec_parse(&spec, dns[i].text), dns[i].name ? 0 : -EINVAL);
+		if (!dns[i].name)
+			continue;
+		assert_string_equal(spec.name, dns[i].name);
+		assert_int_equal(ntohs(spec.port_be), dns[i].port);
+		assert_int_equal(spec.is_srv, !dns[i].port);
+	}
+}
+
+static void test_kubernetes_names_to_discover(void **state)
+{
 	static const struct {
 		const char *text, *namespace, *selector, *port_name;
 		uint16_t port;
@@ -140,16 +156,6 @@ static void test_names_to_discover(void **state)
 	};
 
 	(void)state;
-	for (unsigned i = 0; i < COUNT(dns); i++) {
-		struct dns_spec spec;
-
-		assert_int_equal(dns_spec_parse(&spec, dns[i].text), dns[i].name ? 0 : -EINVAL);
-		if (!dns[i].name)
-			continue;
-		assert_string_equal(spec.name, dns[i].name);
-		assert_int_equal(ntohs(spec.port_be), dns[i].port);
-		assert_int_equal(spec.is_srv, !dns[i].port);
-	}
 	for (unsigned i = 0; i < COUNT(k8s); i++) {
 		struct k8s_spec spec;
 
@@ -394,7 +400,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_endpoints_files),
-		cmocka_unit_test(test_names_to_discover),
+		cmocka_unit_test(test_dns_names_to_discover),
+		cmocka_unit_test(test_kubernetes_names_to_discover),
 		cmocka_unit_test(test_dns_replies),
 		cmocka_unit_test(test_streams_at_every_cut),
 		cmocka_unit_test(test_an_object_without_end_is_given_up),
