@@ -44,7 +44,7 @@ static const struct {
 	[HTTP_RULE_OBS_FOLD] = { "obs_fold", "header field folded over lines", 400 },
 	[HTTP_RULE_LINE_END] = { "line_end", "line not ended by CR LF", 400 },
 	[HTTP_RULE_HEAD_TOO_LARGE] = { "head_too_large", "request head over 16 KiB or 100 fields", 431 },
-	[HTTP_RULE_HOST] = { "host", "exactly one Host field is needed", 400 },
+	[HTTP_RULE_HOST] = { "host", "exactly one valid Host field is needed", 400 },
 	[HTTP_RULE_CONTENT_LENGTH] = { "content_length", "malformed or repeated Content-Length", 400 },
 	[HTTP_RULE_LENGTH_AND_CODING] = { "length_and_coding", "Content-Length and Transfer-Encoding together", 400 },
 	[HTTP_RULE_TRANSFER_CODING] = { "transfer_coding", "unknown or repeated transfer coding", 400 },
@@ -220,6 +220,20 @@ struct http_text http_target_path(struct http_text target)
 	return (struct http_text){ path, target.len - (size_t)(path - target.at) };
 }
 
+/* Whatever a host name, an address in brackets or a port may hold (RFC 3986 3.2.2, 3.2.3); nothing at all is valid, too. */
+static bool host_is_valid(struct http_text host)
+{
+	static const char marks[] = "-._~%!$&'()*+,;=:[]";
+
+	for (size_t i = 0; i < host.len; i++) {
+		char c = host.at[i], lower = (char)(c | 0x20);
+
+		if (!(c >= '0' && c <= '9') && !(lower >= 'a' && lower <= 'z') && !memchr(marks, c, sizeof(marks) - 1))
+			return false;
+	}
+	return true;
+}
+
 /* origin-form, absolute-form of http, or "*" for OPTIONS (RFC 9112 3.2); a fragment is never sent, nor user information. */
 static bool target_is_valid(const struct http_head *head)
 {
@@ -229,7 +243,7 @@ static bool target_is_valid(const struct http_head *head)
 		return false;
 	if (http_text_equal(target, "*"))
 		return http_text_equal(head->method_text, "OPTIONS");
-	return target.at[0] == '/' || (authority.len && !memchr(authority.at, '@', authority.len));
+	return target.at[0] == '/' || (authority.len && host_is_valid(authority));
 }
 
 static int take_request_line(struct cursor *cursor, struct http_head *head)
@@ -328,7 +342,7 @@ static int note_field(struct cursor *cursor, struct http_head *head, const struc
 		meaning->close |= http_list_has(field->value, "close");
 		meaning->keep_alive |= http_list_has(field->value, "keep-alive");
 	} else if (http_text_equal_nocase(field->name, "Host")) {
-		if (meaning->host)
+		if (meaning->host || !host_is_valid(field->value))
 			return refuse(cursor, HTTP_RULE_HOST);
 		meaning->host = true;
 	} else if (http_text_equal_nocase(field->name, "Upgrade")) {

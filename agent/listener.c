@@ -20,13 +20,14 @@
 #include "agent/metrics.h"
 #include "lib/log.h"
 
-enum { BACKLOG = 4096, ACCEPT_BURST = 64, PAUSE_MS = 100 };
+enum { BACKLOG = 4096, ACCEPT_BURST = 64, PAUSE_MS = 100, COMPLAIN_EVERY_MS = 10000 };
 
 struct listeners {
 	struct agent *agent;
 	unsigned n;
 	bool paused;
 	struct event *pause; /* out of descriptors: tries again after a while */
+	uint64_t quiet_until_ms;
 	struct event *event[CONFIG_LISTEN_MAX];
 	int fd[CONFIG_LISTEN_MAX];
 };
@@ -63,7 +64,10 @@ static void accept_failed(struct listeners *listeners, int err)
 	metrics_accept_error(listeners->agent->metrics);
 	if (err != EMFILE && err != ENFILE && err != ENOBUFS && err != ENOMEM)
 		return; /* of that connection alone, as ECONNABORTED */
-	log_warn("accepting connections paused", "errno=%d connections=%lu", err, (unsigned long)listeners->agent->n_clients);
+	if (agent_now_ms() >= listeners->quiet_until_ms) {
+		listeners->quiet_until_ms = agent_now_ms() + COMPLAIN_EVERY_MS;
+		log_warn("accepting connections paused", "errno=%d connections=%lu", err, (unsigned long)listeners->agent->n_clients);
+	}
 	set_paused(listeners, true);
 	event_add(listeners->pause, &pause);
 }

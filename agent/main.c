@@ -310,14 +310,19 @@ static int init_parts(struct process *process)
 	return err;
 }
 
-/* A client and its pod need two descriptors, a pipe two more. */
-static void raise_limits(void)
+/* A client and its pod need two descriptors: clients that were let in and cannot be served would only keep others out. */
+static void raise_limits(struct config *config)
 {
 	struct rlimit limit;
 
 	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
+		if (limit.rlim_cur / 2 < config->max_connections) {
+			config->max_connections = limit.rlim_cur / 2;
+			log_warn("the limit of open files allows fewer connections", "limit=%llu max-connections=%llu",
+				(unsigned long long)limit.rlim_cur, (unsigned long long)config->max_connections);
+		}
 	}
 	/* Request buffers come and go: keep them on the heap rather than map and fault each anew. */
 	mallopt(M_MMAP_THRESHOLD, ALLOC_THRESHOLD);
@@ -395,7 +400,7 @@ int main(int argc, char **argv)
 				       (*agent->config.endpoints_file && endpoints_file_check(agent->config.endpoints_file))
 			? EXIT_USAGE
 			: 0;
-	raise_limits();
+	raise_limits(&agent->config);
 	if (agent->config.cleanup_on_term_ms && keeper_wait(agent->config.pin_dir, agent->config.cleanup_on_term_ms))
 		return EXIT_SUCCESS;
 	if (agent->config.cleanup || agent->config.cleanup_on_term_ms)

@@ -140,6 +140,19 @@ void exchange_refuse_failed(struct exchange *exchange, int err, const char *what
 		exchange_refuse(exchange, err == -ETIMEDOUT ? 504 : 502, "bad_gateway", what, "");
 }
 
+/* Of this process or its node: no other pod would be reached either, and none is to blame. */
+static bool is_own_trouble(int err)
+{
+	return err == -EMFILE || err == -ENFILE || err == -ENOBUFS || err == -ENOMEM || err == -EADDRNOTAVAIL;
+}
+
+static void refuse_for_own_trouble(struct exchange *exchange, int err)
+{
+	metrics_upstream(exchange->client->agent->metrics, METRICS_UPSTREAM_CONNECT_FAILED);
+	log_debug("no connection to a pod can be made", "id=%s errno=%d", exchange->request_id, -err);
+	exchange_refuse(exchange, 503, "overloaded_error", "the router is out of resources", "Retry-After: 1\r\n");
+}
+
 void exchange_fail(struct exchange *exchange, int err, const char *what)
 {
 	struct agent *agent = exchange->client->agent;
@@ -157,6 +170,10 @@ void exchange_fail(struct exchange *exchange, int err, const char *what)
 	drop_upstream(exchange);
 	if (stale) {
 		exchange_connect(exchange, true);
+		return;
+	}
+	if (dialling && is_own_trouble(err)) {
+		refuse_for_own_trouble(exchange, err);
 		return;
 	}
 	metrics_upstream(agent->metrics, dialling ? METRICS_UPSTREAM_CONNECT_FAILED : METRICS_UPSTREAM_FAILED);

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import Agent, Pod, answer, wait_for
+from conftest import BUILD, Agent, Pod, Process, answer, free_port, wait_for
 from test_http import CHAT, post, recv_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -76,6 +77,32 @@ def test_what_clients_do(run, parts, statuses):
     data = talk(agent, *parts)
     assert [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", data)] == statuses
     agent.idle()
+
+
+def test_pods_are_not_blamed_for_the_agents_own_limits(run):
+    agent = run(Agent, [run(Pod, ok).endpoint])
+    agent.ready(1)
+    limit = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
+    clients = [agent.connect() for _ in range(3)]
+    wait_for(lambda: agent.metric('llmd_connections{side="client"}') == 3, "the clients")
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (3, limit[1]))  # what is open stays so, nothing can be added
+    clients[0].sendall(post(CHAT))
+    data = recv_all(clients[0])
+    assert data.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in data
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, limit)
+    assert agent.json("/v1/endpoints")[0]["state"] == "ready" and "pod failed" not in open(agent.log).read()
+    clients[1].sendall(post(CHAT, "Connection: close\r\n"))
+    assert recv_all(clients[1]).startswith(b"HTTP/1.1 200 ")
+    agent.idle()
+
+
+def test_no_more_clients_than_open_files_allow(tmp_path):
+    """A client takes one, its pod another."""
+    args = ("prlimit", "--nofile=200", f"{BUILD}/llmd-agent", "--listen", f"127.0.0.1:{free_port()}", "--admin", f"127.0.0.1:{free_port()}")
+    agent = Process(str(tmp_path / "log"), *args, "--endpoint", "127.0.0.1:1", "--datapath", "relay")
+    wait_for(lambda: "max-connections=100" in open(agent.log).read(), "the warning")
+    wait_for(lambda: "started" in open(agent.log).read(), "the loop")
+    assert agent.end() == 0
 
 
 def test_tls_is_refused_at_once(run):
