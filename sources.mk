@@ -19,7 +19,7 @@ UNIT := bpf_lib bpf_slot conntrack decide discovery discovery_parse engine http_
 	metrics_kernel mirror netlink prompt session_key
 EVENTS := main inject show snapshot tail
 LIVE := connections net wire world
-TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe options
+TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe cases_too_big options
 FUZZ := dns endpoint endpoints engine event http json k8s maps mirror option packet prompt sse trace
 FUZZED := dns_reply endpoint endpoints_yaml engine_text http_body http_head http_rewrite json k8s_model k8s_object k8s_stream \
 	pace prefix_hash prompt session_key

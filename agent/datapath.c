@@ -125,12 +125,14 @@ static uint32_t wanted_size(const struct config *config, enum datapath_map map)
 		return (uint32_t)config->sessions_max;
 	case MAP_PREFIXES:
 		return (uint32_t)config->prefix_map_max;
+	case MAP_COUNTERS:
+		return REASON_N;
 	default:
 		return 0;
 	}
 }
 
-/* A map that is there keeps its size: a new one takes effect after --cleanup. */
+/* A map that is there keeps its size: a new one takes effect after --cleanup. Only counters of fewer reasons begin anew. */
 static int pinned_size(const char *path, uint32_t *size)
 {
 	struct bpf_map_info info = { 0 };
@@ -156,7 +158,7 @@ static int prepare_map(struct datapath *datapath, enum datapath_map map)
 	if (!datapath->map[map])
 		return -ENOENT;
 	pin_path(path, config->pin_dir, map_names[map]);
-	if (!pinned_size(path, &present)) {
+	if (!pinned_size(path, &present) && (map != MAP_COUNTERS || present >= size || unlink(path))) {
 		if (size && present != size)
 			log_warn("map keeps its size", "map=%s entries=%u wanted=%u cure=--cleanup", map_names[map], present, size);
 		size = present;

@@ -13,6 +13,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <event2/event.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +25,8 @@
 #include "agent/netlink.h"
 #include "lib/log.h"
 
-enum { DEVICES_MAX = 4096, FRONTS_MAX = 512, HEADERS_IPV4 = 40, HEADERS_IPV6 = 60 };
+enum { DEVICES_MAX = 4096, FRONTS_MAX = 512, HEADERS_IPV4 = 40, HEADERS_IPV6 = 60,
+	NOTED_S = 600 /* for so long Linux remembers that a way is narrow (net.ipv4.route.mtu_expires) */ };
 
 struct devices {
 	struct agent *agent;
@@ -36,6 +38,8 @@ struct devices {
 	struct front seen[FRONTS_MAX];
 	uint32_t n_seen;
 	uint16_t mss[ENDPOINT_MAX]; /* as in the map */
+	uint16_t noted_mss[ENDPOINT_MAX]; /* what a pod asked for; 0: nothing smaller */
+	struct event *forget_noted;
 };
 
 /* ---- fronts ---- */
@@ -180,6 +184,7 @@ static void write_endpoint(struct devices *devices, uint32_t index)
 		bpf_map_update_elem(index_fd, &key, &index, BPF_ANY);
 	} else {
 		bpf_map_delete_elem(index_fd, &key);
+		devices->noted_mss[index] = 0;
 	}
 	devices->mss[index] = entry.mss;
 	bpf_map_update_elem(datapath_map_fd(devices->datapath, MAP_ENDPOINTS), &index, &entry, BPF_ANY);
@@ -194,12 +199,34 @@ static void clamp_mss(struct devices *devices)
 	for (uint32_t i = 0; i < devices->agent->endpoints->n; i++) {
 		const struct endpoint *endpoint = &devices->agent->endpoints->at[i];
 		uint32_t *mss = &least[!address_is_ipv4(&endpoint->config.address)];
+		uint16_t noted = devices->noted_mss[i], most = noted && noted < devices->mss[i] ? noted : devices->mss[i];
 
-		if (endpoint->state != ENDPOINT_FREE && devices->mss[i] && (!*mss || devices->mss[i] < *mss))
-			*mss = devices->mss[i];
+		if (endpoint->state != ENDPOINT_FREE && most && (!*mss || most < *mss))
+			*mss = most;
 	}
 	control->mss4 = least[0];
 	control->mss6 = least[1];
+}
+
+void devices_note_mss(struct devices *devices, uint32_t index, uint16_t mss)
+{
+	const struct timeval after = { .tv_sec = NOTED_S };
+
+	if (devices->noted_mss[index] && devices->noted_mss[index] <= mss)
+		return;
+	devices->noted_mss[index] = mss;
+	clamp_mss(devices);
+	if (!evtimer_pending(devices->forget_noted, NULL))
+		event_add(devices->forget_noted, &after);
+}
+
+static void on_forget_noted(evutil_socket_t fd, short what, void *arg)
+{
+	struct devices *devices = arg;
+
+	(void)fd, (void)what;
+	memset(devices->noted_mss, 0, sizeof(devices->noted_mss));
+	clamp_mss(devices);
 }
 
 static void reset_stats(struct devices *devices, uint32_t index)
@@ -324,9 +351,12 @@ int devices_new(struct agent *agent, struct datapath *datapath, struct llmd_bpf 
 		return -ENOMEM;
 	devices->agent = agent;
 	devices->datapath = datapath;
-	err = attach_new(bpf, &agent->config, &devices->attach);
+	devices->forget_noted = evtimer_new(agent->base, on_forget_noted, devices);
+	err = devices->forget_noted ? 0 : -ENOMEM;
+	err = err ? err : attach_new(bpf, &agent->config, &devices->attach);
 	return err;
 }
+
 
 void devices_watch_endpoints(struct devices *devices)
 {
@@ -342,6 +372,8 @@ void devices_free(struct devices *devices)
 		return;
 	if (devices->agent->endpoints)
 		devices->agent->endpoints->on_change = NULL;
+	if (devices->forget_noted)
+		event_free(devices->forget_noted);
 	attach_free(devices->attach);
 	free(devices);
 }

@@ -31,6 +31,12 @@ void devices_refresh(struct devices *devices);
 void devices_endpoint_changed(struct devices *devices, uint32_t index);
 
 /**
+ * devices_note_mss() - the pod takes smaller segments than clients were told: those that connect from now on are told so,
+ * until what may be a passing state of the way to the pod is over. @mss: in bytes.
+ */
+void devices_note_mss(struct devices *devices, uint32_t index, uint16_t mss);
+
+/**
  * devices_learn() - a connection came that no program has seen: attaches to the device that leads to its client, and
  * remembers the address under which the client reached the agent.
  */

@@ -173,9 +173,20 @@ static void enter(struct exchange *exchange)
 	client_arm(exchange->client, exchange->client->agent->timeouts.connect);
 }
 
+/* The client was told that it may send more at once than the pod takes: this request is relayed, later clients are told less. */
+static void note_mss(const struct exchange *exchange)
+{
+	const struct tcp_numbers *pod = &exchange->handoff.pod;
+
+	if (pod->peer_mss >= MSS_LEAST)
+		devices_note_mss(datapath_devices(exchange->client->agent->datapath), exchange->upstream->endpoint, (uint16_t)pod->peer_mss);
+}
+
 static int relayed(struct exchange *exchange, enum handoff_result why)
 {
 	exchange->client->agent->handoffs.result[why]++;
+	if (why == HANDOFF_MSS)
+		note_mss(exchange);
 	return why == HANDOFF_CUT ? -EPIPE : why == HANDOFF_POD_CLOSED ? -ECONNRESET : -ENOTSUP;
 }
 

@@ -93,12 +93,10 @@ static enum handoff_result find_pod(struct exchange *exchange, struct flow_spec 
 
 /* ---- numbers ---- */
 
-static uint32_t told_client(const struct exchange *exchange, uint32_t own_mss)
+/* The limit may have changed since. */
+static uint32_t told_client(const struct handshake *seen, uint32_t own_mss)
 {
-	const struct control *control = datapath_control(exchange->client->agent->datapath);
-	uint32_t limit = address_is_ipv4(&exchange->client->address) ? control->mss4 : control->mss6;
-
-	return limit && limit < own_mss ? limit : own_mss;
+	return seen->told_mss && seen->told_mss < own_mss ? seen->told_mss : own_mss;
 }
 
 /*
@@ -144,7 +142,7 @@ enum handoff_result handoff_prepare(struct exchange *exchange, struct flow_spec 
 		return HANDOFF_UNSEEN_CLIENT;
 	if (handoff->pod.timestamps || pod_seen.isn_in + 1 != handoff->pod.first_seq)
 		return HANDOFF_UNSEEN_POD;
-	if (handoff->pod.own_mss > client->peer_mss || told_client(exchange, client->own_mss) > handoff->pod.peer_mss)
+	if (handoff->pod.own_mss > client->peer_mss || told_client(&client_seen, client->own_mss) > handoff->pod.peer_mss)
 		return HANDOFF_MSS;
 	handoff->sent_before = exchange->bytes_up;
 	spec->client_ifindex = client_seen.ifindex_out;

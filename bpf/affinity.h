@@ -4,9 +4,12 @@
  *
  * Both directions get entries as after a hand-off, with numbers that do not move. The source port towards the pod comes
  * with the slot: the agent fills a queue of slots, each of which stands for one port, so that no port is used twice.
+ * Options stay as they are, but for the MSS.
  */
 #ifndef LLMD_BPF_AFFINITY_H
 #define LLMD_BPF_AFFINITY_H
+
+#include <bpf/bpf_core_read.h>
 
 #include "hook.h"
 #include "lib/slot.h"
@@ -112,6 +115,38 @@ static __always_inline bool affinity_open(struct __sk_buff *skb, const struct pa
 	bpf_map_push_elem(&affinity_slots, &number, BPF_EXIST);
 	hook_count(REASON_AFFINITY_FULL);
 	return false;
+}
+
+/* What the device carries that the client's packets come in by; 0: not known (before Linux 5.12). */
+static __always_inline __u32 affinity_client_mss(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 headers = (packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct tcphdr), mtu = 0;
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_check_mtu))
+		bpf_check_mtu(skb, skb->ifindex, &mtu, 0, 0);
+	return mtu > headers ? mtu - headers : 0;
+}
+
+/**
+ * affinity_clamp() - the MSS that a SYN of a straight connection tells the pod, or a SYN-ACK the client: what is redirected
+ * must fit on the other device, since nobody would hear that it does not. @index: of the endpoint.
+ * Return: whether the packet is as it should be.
+ */
+SUBPROGRAM bool affinity_clamp(struct __sk_buff *skb, const struct packet *packet, __u32 index, bool from_pod)
+{
+	const struct endpoint_entry *endpoint = bpf_map_lookup_elem(&endpoints, &index);
+	struct tcp_options from = {}, to;
+	__u32 mss_max;
+
+	if (!packet || !packet->options)
+		return true;
+	mss_max = from_pod ? (endpoint ? endpoint->mss : 0) : affinity_client_mss(skb, packet);
+	if (!mss_max)
+		return true;
+	if (!hook_load_options(skb, packet, &from))
+		return false;
+	to = from;
+	return !syn_clamp(&to, packet->options, mss_max) || hook_store_options(skb, packet, &from, &to);
 }
 
 #endif

@@ -55,13 +55,17 @@ static __always_inline enum reason synack_to_client(struct __sk_buff *skb, const
 {
 	struct handshake *handshake = bpf_map_lookup_elem(&handshakes, arriving);
 	const struct control *settings = hook_control();
+	__u32 mss_max;
 
 	if (!handshake || !settings)
 		return REASON_NOT_OURS;
+	mss_max = packet->ipv6 ? settings->mss6 : settings->mss4;
+	if (!handshake->ifindex_out)
+		handshake->told_mss = (__u16)mss_max;
 	/* Of a SYN cookie there may be several, and only the client knows which one it took. */
 	handshake->ifindex_out = handshake->ifindex_out && handshake->isn_out != packet->seq ? 0 : skb->ifindex;
 	handshake->isn_out = packet->seq;
-	return hook_clean_syn(skb, packet, packet->ipv6 ? settings->mss6 : settings->mss4);
+	return hook_clean_syn(skb, packet, mss_max);
 }
 
 /* The agent's FIN towards the pod becomes the RST that its socket towards the client can no longer send. @down: to the client. */
@@ -77,7 +81,7 @@ static __always_inline bool tell_client(struct __sk_buff *skb, struct packet *pa
 	if (!hook_store_flags(skb, packet, word))
 		return false;
 	packet->flags_word = word;
-	return rewrite(skb, packet, &to) && rewrite_make_room(skb, packet);
+	return rewrite(skb, packet, &to) && rewrite_make_room(skb, packet->l3);
 }
 
 static __always_inline enum reason mute(struct __sk_buff *skb, struct packet *packet, const struct flow *flow, __u32 *ifindex)

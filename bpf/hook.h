@@ -29,6 +29,34 @@ static __always_inline const struct control *hook_control(void)
 	return bpf_map_lookup_elem(&control, &zero);
 }
 
+/** hook_find_flow() - a copy of the entry, if it is whole and its slot, which is returned, still the connection's. */
+static __always_inline struct slot *hook_find_flow(const struct flow_key *key, struct flow *flow)
+{
+	const struct flow *found = bpf_map_lookup_elem(&flows, key);
+	struct slot *slot;
+
+	if (!found)
+		return NULL;
+	*flow = *found;
+	slot = bpf_map_lookup_elem(&slots, &flow->slot);
+	if (slot && slot->gen == flow->gen_head && slot->gen == flow->gen_tail)
+		return slot;
+	hook_count(REASON_STALE_ENTRY);
+	return NULL;
+}
+
+/** hook_way() - Return: the device by which packets of the entry leave, 0 if there is none. */
+static __always_inline __u32 hook_way(const struct flow *flow, const struct slot *slot)
+{
+	__u32 index = slot->endpoint;
+	const struct endpoint_entry *endpoint;
+
+	if (flow->ifindex)
+		return flow->ifindex;
+	endpoint = bpf_map_lookup_elem(&endpoints, &index);
+	return endpoint ? endpoint->ifindex : 0;
+}
+
 /*
  * The headers may lie in fragments of the packet: then they are pulled together. Not a byte more: behind the headers begins
  * what a clone shares with the socket that keeps it for retransmission, and pulling from there copies the whole head.

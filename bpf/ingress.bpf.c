@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * TC ingress, on the devices where clients come in and on those that lead to pods: packets of handed-over connections are
- * translated and sent on; SYNs to the agent are made fit for that.
+ * translated and sent on, and what routers say of these being too big; SYNs to the agent are made fit for that.
  */
 #include "rewrite.h"
 #include "lib/slot.h"
 #include "affinity.h"
 #include "observe.h"
+#include "too_big.h"
 
 SUBPROGRAM bool rewrite_sack(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
 {
@@ -21,39 +22,18 @@ SUBPROGRAM bool rewrite_sack(struct __sk_buff *skb, const struct packet *packet,
 static __always_inline enum reason forward(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow,
 	const struct slot *slot, __u32 *ifindex)
 {
-	__u32 index = slot->endpoint;
-	const struct endpoint_entry *endpoint;
-
-	*ifindex = flow->ifindex;
-	if (!*ifindex) {
-		endpoint = bpf_map_lookup_elem(&endpoints, &index);
-		*ifindex = endpoint ? endpoint->ifindex : 0;
-	}
+	*ifindex = hook_way(flow, slot);
 	if (!*ifindex)
 		return REASON_NO_ROUTE;
 	/* Only SACK comes in options here; the numbers of a connection that never met the agent do not move. */
 	if (packet->options && !(packet->flags & TCP_SYN) && !(slot->flags & SLOT_AFFINITY) &&
 		!rewrite_sack(skb, packet, flow))
 		return REASON_REWRITE_FAILED;
-	if (!rewrite(skb, packet, flow) || !rewrite_make_room(skb, packet))
+	if (packet->flags & TCP_SYN && slot->flags & SLOT_AFFINITY && !affinity_clamp(skb, packet, slot->endpoint, flow->from_pod))
+		return REASON_REWRITE_FAILED;
+	if (!rewrite(skb, packet, flow) || !rewrite_make_room(skb, packet->l3))
 		return REASON_REWRITE_FAILED;
 	return flow->from_pod ? REASON_FORWARDED_DOWN : REASON_FORWARDED_UP;
-}
-
-/* A copy of the entry, if it is whole and its slot still the connection's. */
-static __always_inline struct slot *find(const struct flow_key *key, struct flow *flow)
-{
-	const struct flow *found = bpf_map_lookup_elem(&flows, key);
-	struct slot *slot;
-
-	if (!found)
-		return NULL;
-	*flow = *found;
-	slot = bpf_map_lookup_elem(&slots, &flow->slot);
-	if (slot && slot->gen == flow->gen_head && slot->gen == flow->gen_tail)
-		return slot;
-	hook_count(REASON_STALE_ENTRY);
-	return NULL;
 }
 
 static __always_inline void note_synack(struct __sk_buff *skb, const struct packet *packet)
@@ -97,7 +77,7 @@ SUBPROGRAM enum reason client_syn(struct __sk_buff *skb, const struct packet *pa
  */
 static __always_inline struct slot *find_live(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, bool *held)
 {
-	struct slot *slot = find(&packet->key, flow);
+	struct slot *slot = hook_find_flow(&packet->key, flow);
 
 	if (!slot || flow->from_pod || !(packet->flags & TCP_SYN) || slot_client_syn(slot, packet) != REASON_SYN_REUSED)
 		return slot;
@@ -124,7 +104,7 @@ static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *
 		if (why != REASON_AFFINITY_STRAIGHT)
 			return why;
 		straight = true;
-		slot = find(&packet->key, &flow);
+		slot = hook_find_flow(&packet->key, &flow);
 	} else if (!slot && packet->flags & TCP_SYN) {
 		note_synack(skb, packet);
 	}
@@ -149,6 +129,7 @@ static __always_inline int verdict(enum reason why, __u32 ifindex)
 	case REASON_FORWARDED_UP:
 	case REASON_FORWARDED_DOWN:
 	case REASON_AFFINITY_STRAIGHT:
+	case REASON_TOO_BIG:
 		return (int)bpf_redirect_neigh(ifindex, NULL, 0, 0);
 	case REASON_SYN_HELD:
 	case REASON_SYN_REPEATED:
@@ -170,6 +151,10 @@ static __always_inline int ingress(struct __sk_buff *skb, __u32 l3)
 
 	if (why == REASON_NONE)
 		why = handle(skb, &packet, &ifindex);
+	else if (why == REASON_NOT_OURS)
+		why = too_big(skb, l3, &ifindex);
+	if (why == REASON_TOO_BIG && !rewrite_make_room(skb, l3))
+		why = REASON_REWRITE_FAILED;
 	return verdict(why, ifindex);
 }
 

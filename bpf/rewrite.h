@@ -38,9 +38,9 @@ SUBPROGRAM bool rewrite(struct __sk_buff *skb, const struct packet *packet, cons
 }
 
 /* bpf_redirect_neigh() drops what has no Ethernet header in front, whether the other device needs one or not. */
-static __always_inline bool rewrite_make_room(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline bool rewrite_make_room(struct __sk_buff *skb, __u32 l3)
 {
-	return packet->l3 != HOOK_L3 || !bpf_skb_change_head(skb, ETH_HLEN, 0);
+	return l3 != HOOK_L3 || !bpf_skb_change_head(skb, ETH_HLEN, 0);
 }
 
 #endif

@@ -108,6 +108,37 @@ SUBPROGRAM enum reason syn_clean(struct tcp_options *options, __u32 n, __u32 mss
 	return REASON_SYN_CLEANED;
 }
 
+/* Return: offset of the first option of that @kind, with its @length, or @n. */
+static __always_inline __u32 option_find(const struct tcp_options *options, __u32 n, __u8 kind, __u32 *length)
+{
+	__u32 offset = 0;
+
+	NO_UNROLL
+	for (int i = 0; i < TCP_OPTIONS_MAX; i++) {
+		*length = option_length(options, offset, n);
+		if (!*length)
+			return n;
+		if (options->at[offset & OPTIONS_MASK] == kind)
+			return offset;
+		offset = (offset + *length) & OPTIONS_MASK;
+	}
+	return n;
+}
+
+/** syn_clamp() - only the MSS of a SYN whose options stay, in place; see syn_clean(). Return: whether there was one. */
+SUBPROGRAM bool syn_clamp(struct tcp_options *options, __u32 n, __u32 mss_max)
+{
+	__u32 length = 0, offset;
+
+	if (!options)
+		return false;
+	offset = option_find(options, n, TCPOPT_KIND_MSS, &length);
+	if (offset >= n || length != MSS_LENGTH)
+		return false;
+	syn_clamp_mss(options, offset, mss_max);
+	return true;
+}
+
 /* ---- SACK (RFC 2018): the blocks acknowledge, so they move as the acknowledgment number does ---- */
 
 /* Numbers lie at any alignment. */
@@ -122,23 +153,6 @@ static __always_inline void sack_move(struct tcp_options *options, __u32 offset,
 		options->at[(offset + i) & OPTIONS_MASK] = (__u8)(number >> (24 - 8 * i));
 }
 
-/* Return: offset of the SACK option, with its @length, or @n. */
-static __always_inline __u32 sack_find(const struct tcp_options *options, __u32 n, __u32 *length)
-{
-	__u32 offset = 0;
-
-	NO_UNROLL
-	for (int i = 0; i < TCP_OPTIONS_MAX; i++) {
-		*length = option_length(options, offset, n);
-		if (!*length)
-			return n;
-		if (options->at[offset & OPTIONS_MASK] == TCPOPT_KIND_SACK)
-			return offset;
-		offset = (offset + *length) & OPTIONS_MASK;
-	}
-	return n;
-}
-
 /** sack_translate() - in place; @keep: else the option is blanked: the receiver has not agreed to it. Return: whether there was one. */
 SUBPROGRAM bool sack_translate(struct tcp_options *options, __u32 n, __u32 ack_sub, bool keep)
 {
@@ -146,7 +160,7 @@ SUBPROGRAM bool sack_translate(struct tcp_options *options, __u32 n, __u32 ack_s
 
 	if (!options)
 		return false;
-	offset = sack_find(options, n, &length);
+	offset = option_find(options, n, TCPOPT_KIND_SACK, &length);
 	if (offset >= n)
 		return false;
 	if (!keep) {

@@ -127,12 +127,13 @@ struct socket_numbers {
 /**
  * struct handshake - map "handshakes": what the programs saw of a connection's opening, by the key of what arrives. Both
  * devices set means that both hooks see this very connection. @established: @socket is filled, by the socket itself.
+ * @told_mss: limit of the MSS that the client was told; 0: none.
  */
 struct handshake {
 	__u32 isn_in, isn_out;
 	__u32 ifindex_in, ifindex_out;
 	struct socket_numbers socket;
-	__u32 established;
+	__u16 established, told_mss;
 };
 
 enum endpoint_map_state { ENDPOINT_MAP_FREE, ENDPOINT_MAP_READY, ENDPOINT_MAP_EJECTED, ENDPOINT_MAP_DRAINING, ENDPOINT_MAP_DEGRADED };
@@ -251,7 +252,9 @@ struct event_record {
 	X(AFFINITY_STRAIGHT, "affinity_straight", "A known client's SYN, sent straight to its pod.") \
 	X(AFFINITY_EXPIRED, "affinity_expired", "A client's affinity was over; passed to the agent.") \
 	X(AFFINITY_POD_GONE, "affinity_pod_gone", "A client's pod is not ready or gone; passed to the agent.") \
-	X(AFFINITY_FULL, "affinity_full", "No free slot or entry for a straight connection; passed to the agent.")
+	X(AFFINITY_FULL, "affinity_full", "No free slot or entry for a straight connection; passed to the agent.") \
+	X(TOO_BIG, "too_big", "A router's \"packet too big\" about a handed-over connection, sent on to who sent that packet.") \
+	X(TOO_NARROW, "too_narrow", "The same naming less than 1280 bytes, which would slow down all streams of the pod; passed.")
 
 enum reason {
 #define LLMD_REASON_ENUM(name, text, meaning) REASON_##name,

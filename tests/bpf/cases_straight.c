@@ -23,6 +23,17 @@ enum { ISN = 1000, OPEN = SLOT_AFFINITY | SLOT_ACKED };
 		.payload = payload_), \
 	  .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, __VA_ARGS__ }
 #define NO_BYTES { NULL, 0 }
+#define MSS(high, low) 2, 4, (high), (low)
+/* The SYN comes by a device that carries 65536 bytes. */
+#define CLAMPED(text, from_, to_, pod_from_, pod_to_) \
+	{ .name = text, .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2, .pod_mss = 1400, \
+	  .step = { { .in = TCP(CLIENT, FRONT, .seq = ISN, .flags = SYN, .options = from_), \
+		.out = TCP(STRAIGHT, POD, .seq = ISN, .flags = SYN, .options = to_), .verdict = SEND, \
+			.why = { REASON_AFFINITY_STRAIGHT } }, \
+		  { .in = TCP(POD, STRAIGHT, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK, .options = pod_from_), \
+			.out = TCP(FRONT, CLIENT, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK, .options = pod_to_), \
+			  .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, \
+				.after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 1 } } } }
 
 #define SENT_SYN UP(REASON_AFFINITY_STRAIGHT, ISN, 0, SYN | WIRE_ECE | WIRE_CWR, BYTES(TIMES), NO_BYTES)
 #define SYN_TAKEN \
@@ -74,6 +85,21 @@ static const struct fixture cases[] = {
 			.events = EVENT(EVENT_FIRST),
 			  .after = { .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING, .pod_next = POD_ISN + 2 }),
 		  DOWN(POD_ISN, ISN + 1, SYN_ACK, NO_BYTES, NO_BYTES) } },
+	CLAMPED("straight: the MSS is clamped both ways, all else stays", BYTES(TIMES, MSS(0xff, 0xff)),
+		BYTES(TIMES, MSS(0xff, 0xd8)), BYTES(MSS(5, 0xb4), TIMES), BYTES(MSS(5, 0x78), TIMES)),
+	CLAMPED("straight: an MSS that fits stays", BYTES(MSS(5, 0xb4)), BYTES(MSS(5, 0xb4)), BYTES(MSS(5, 0x78)),
+		BYTES(MSS(5, 0x78))),
+	CLAMPED("straight: an MSS of a wrong length is none", BYTES(2, 3, 0xff, 1), BYTES(2, 3, 0xff, 1),
+		BYTES(2, 3, 0xff, 1), BYTES(2, 3, 0xff, 1)),
+	{ .name = "straight: the MSS is clamped both ways, IPv6", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED,
+		.entries_add = 2, .pod_mss = 1400,
+	  .step = { { .in = C6(ISN, 0, SYN, .options = BYTES(MSS(0xff, 0xff))),
+		.out = TCP(STRAIGHT6, POD6, .seq = ISN, .flags = SYN, .options = BYTES(MSS(0xff, 0xc4))), .verdict = SEND,
+			.why = { REASON_AFFINITY_STRAIGHT } },
+		  { .in = TCP(POD6, STRAIGHT6, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK, .options = BYTES(MSS(5, 0xb4))),
+			.out = TCP(FRONT6, CLIENT6, .seq = POD_ISN, .ack = ISN + 1, .flags = SYN_ACK, .options = BYTES(MSS(5, 0x78))),
+			  .verdict = SEND, .why = { REASON_FORWARDED_DOWN },
+				.after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 1 } } } },
 	{ .name = "straight: the hold does not matter, the agent is not needed", .straight = STRAIGHT_KNOWN, .hold = true,
 		.affinity = AFFINITY_REFRESHED, .entries_add = 2, .step = { SENT_SYN } },
 	{ .name = "straight: payload in the SYN", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,

@@ -40,7 +40,7 @@ enum { ACK = WIRE_ACK, SYN = WIRE_SYN, SYN_ACK = WIRE_SYN | WIRE_ACK, ECN = WIRE
 /* The agent's SYN-ACK, where the least way carries 1400. */
 #define ANSWERED(text, from_, to_) \
 	{ .name = text, .mss = 1400, .noted_before = { .isn_in = 1000, .ifindex_in = true }, \
-	  .noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true }, \
+	  .noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true, .told_mss = 1400 }, \
 	  .step = { { .program = EGRESS, .in = PC4(5000, 1001, SYN_ACK, .options = from_), \
 		.out = PC4(5000, 1001, SYN_ACK, .options = to_), \
 		  .verdict = PASS, .why = { REASON_SYN_CLEANED } } } }
@@ -133,7 +133,7 @@ static const struct fixture cases[] = {
 	ANSWERED("SYN-ACK: timestamps go here, too", BYTES(LINUX(TIMES)),
 		BYTES(MSS(0x05, 0x78), SACK_PERMITTED, TIMES_GONE, 1, SCALE7)),
 	{ .name = "SYN-ACK: IPv6 has its own limit", .mss = 1400, .noted_before = { .isn_in = 1000, .ifindex_in = true },
-	  .noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true },
+	  .noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true, .told_mss = 1380 },
 	  .step = { { .program = EGRESS, .in = PC6(5000, 1001, SYN_ACK | WIRE_ECE, .options = BYTES(MSS1460)),
 		.out = PC6(5000, 1001, SYN_ACK, .options = BYTES(MSS(0x05, 0x64))),
 		  .verdict = PASS, .why = { REASON_SYN_CLEANED } } } },
@@ -143,6 +143,10 @@ static const struct fixture cases[] = {
 		.why = { REASON_SYN_CLEANED } } } },
 	{ .name = "SYN-ACK: a copy changes nothing", .noted_before = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true,
 		.ifindex_out = true },
+	  .noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true },
+	  .step = { { .program = EGRESS, .in = PC4(5000, 1001, SYN_ACK), .verdict = PASS, .why = { REASON_SYN_CLEANED } } } },
+	{ .name = "SYN-ACK: a copy after the limit has changed: the first one counts", .mss = 1400,
+		.noted_before = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true },
 	  .noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true },
 	  .step = { { .program = EGRESS, .in = PC4(5000, 1001, SYN_ACK), .verdict = PASS, .why = { REASON_SYN_CLEANED } } } },
 	{ .name = "SYN-ACK: another number (a cookie): nobody knows which one the client takes",

@@ -90,6 +90,7 @@ enum affinity_end { AFFINITY_NONE, AFFINITY_SAME, AFFINITY_REFRESHED };
 struct noted {
 	uint32_t isn_in, isn_out;
 	bool ifindex_in, ifindex_out;
+	uint16_t told_mss;
 };
 
 /**
@@ -99,7 +100,7 @@ struct noted {
  * @straight:	 affinity of the client of the first packet; @affinity: what has become of it.
  * @hold, @hold_over: SYNs are held; were until a moment ago.
  * @any_port:	 the agent's port range begins at 0, the port of the socket that BPF_PROG_TEST_RUN lends to a packet.
- * @mss:	 the least that the ways to pods can carry.
+ * @mss:	 the least that the ways to pods can carry; @pod_mss: what the way to each does.
  * @noted_before, @noted: of the first packet's connection, before and at the end.
  * @entries_add: to the number of entries in map "flows", by all packets.
  */
@@ -113,7 +114,7 @@ struct fixture {
 	enum straight straight;
 	enum affinity_end affinity;
 	bool hold, hold_over, any_port;
-	uint16_t mss;
+	uint16_t mss, pod_mss;
 	struct noted noted_before, noted;
 	int entries_add;
 	struct step step[STEPS_MAX];
@@ -126,7 +127,7 @@ struct fixtures {
 };
 
 extern const struct fixtures fixtures_parse, fixtures_translate, fixtures_close, fixtures_syn, fixtures_straight, fixtures_agent,
-	fixtures_observe;
+	fixtures_observe, fixtures_too_big;
 
 /*
  * The connections that most fixtures use. The client has sent a request of 500 bytes, 1001 to 1500; the agent's first byte

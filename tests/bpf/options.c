@@ -98,7 +98,7 @@ void options_of_syn_everywhere(void **state)
 void options_of_synack_everywhere(void **state)
 {
 	static const struct fixture fixture = { .mss = MSS_LIMIT + 20, .noted_before = { .isn_in = 1000, .ifindex_in = true },
-		.noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true },
+		.noted = { .isn_in = 1000, .isn_out = 5000, .ifindex_in = true, .ifindex_out = true, .told_mss = MSS_LIMIT },
 		.step = { { .program = EGRESS, .in = PC6(5000, 1001, WIRE_SYN | WIRE_ACK), .verdict = PASS } } };
 
 	(void)state;

@@ -102,7 +102,7 @@ static void run_packet(const struct run *run)
 /* Before the keys of a connection are looked at, or without a look at them. */
 static bool is_seen(enum reason why)
 {
-	return why != REASON_VLAN && why != REASON_FRAGMENT && why != REASON_IP_OPTIONS && why != REASON_MALFORMED &&
+	return why != REASON_TOO_BIG && why != REASON_TOO_NARROW && why != REASON_VLAN && why != REASON_FRAGMENT && why != REASON_IP_OPTIONS && why != REASON_MALFORMED &&
 	       why != REASON_STALE_ENTRY && why != REASON_NOT_OURS;
 }
 
@@ -423,6 +423,7 @@ static void check_handshake(const struct run *run, const struct flow_key *key)
 	EXPECT(run, "isn_in", got.isn_in, noted->isn_in);
 	EXPECT(run, "isn_out", got.isn_out, noted->isn_out);
 	EXPECT(run, "ifindex_in", got.ifindex_in, noted->ifindex_in ? TEST_IFINDEX : 0u);
+	EXPECT(run, "told_mss", got.told_mss, noted->told_mss);
 	EXPECT(run, "ifindex_out", got.ifindex_out, noted->ifindex_out ? TEST_IFINDEX : 0u);
 }
 

@@ -8,8 +8,7 @@
 #include "tests/unit/test.h"
 
 static const struct fixtures *const tables[] = { &fixtures_parse, &fixtures_translate, &fixtures_close, &fixtures_agent,
-	&fixtures_syn,
-	&fixtures_straight, &fixtures_observe };
+	&fixtures_syn, &fixtures_straight, &fixtures_observe, &fixtures_too_big };
 
 /* Reasons that no packet brings about here, and why. */
 static const struct {

@@ -8,7 +8,8 @@
 
 #include "lib/address.h"
 
-enum { IPV4_HEADER = 20, IPV6_HEADER = 40, TCP_HEADER = 20, EXTENSION = 8, IP_TCP = 6 };
+enum { IPV4_HEADER = 20, IPV6_HEADER = 40, TCP_HEADER = 20, EXTENSION = 8, IP_TCP = 6, IP_ICMP = 1, IP_ICMPV6 = 58 };
+enum { ICMP_HEADER = 8, ICMP_CHECK_AT = 2, QUOTED_TCP = 8, QUOTED_LEN = 1480, USUAL_MTU = 1400 };
 enum { TCP_CHECK_AT = 16, IPV4_CHECK_AT = 10, MAPPED = 12 };
 
 void wire_put16(uint8_t *at, uint16_t value)
@@ -87,6 +88,15 @@ static uint16_t ip_length(const struct wire *wire, size_t right)
 	return wire->ip_length_none ? 0 : (uint16_t)((int)right + wire->ip_length_add);
 }
 
+static uint8_t protocol_of(const struct wire *wire, bool ipv6)
+{
+	if (wire->protocol)
+		return wire->protocol;
+	if (!wire->quoted_from)
+		return IP_TCP;
+	return ipv6 ? IP_ICMPV6 : IP_ICMP;
+}
+
 static size_t build_ipv4(uint8_t *out, const struct wire *wire, const struct address *from, const struct address *to,
 	size_t tcp_len)
 {
@@ -99,7 +109,7 @@ static size_t build_ipv4(uint8_t *out, const struct wire *wire, const struct add
 	wire_put16(out + 4, 0x1234);
 	wire_put16(out + 6, wire->fragment ? wire->fragment : 0x4000);
 	out[8] = 64;
-	out[9] = wire->protocol ? wire->protocol : IP_TCP;
+	out[9] = protocol_of(wire, false);
 	memcpy(out + 12, from->ip + MAPPED, 4);
 	memcpy(out + 16, to->ip + MAPPED, 4);
 	wire_put16(out + IPV4_CHECK_AT, wire_ipv4_check(out));
@@ -110,7 +120,7 @@ static size_t build_ipv6(uint8_t *out, const struct wire *wire, const struct add
 	size_t tcp_len)
 {
 	size_t extension = wire->extension ? EXTENSION : 0;
-	uint8_t protocol = wire->protocol ? wire->protocol : IP_TCP;
+	uint8_t protocol = protocol_of(wire, true);
 
 	memset(out, 0, IPV6_HEADER + extension);
 	out[0] = 0x60;
@@ -143,21 +153,61 @@ static size_t build_tcp(uint8_t *out, const struct wire *wire, const struct addr
 	return header + wire->payload.n;
 }
 
+/* The quoted packet was as large as its IP header says; only its first bytes are here. */
+static size_t build_quoted(uint8_t *out, const struct wire *wire)
+{
+	static const struct wire usual;
+	const struct wire *odd = wire->quoted_odd ? wire->quoted_odd : &usual;
+	struct address from, to;
+	size_t n;
+
+	parse(&from, wire->quoted_from);
+	parse(&to, wire->quoted_to);
+	n = (address_is_ipv4(&from) ? build_ipv4 : build_ipv6)(out, odd, &from, &to, QUOTED_LEN);
+	memcpy(out + n, &from.port_be, 2);
+	memcpy(out + n + 2, &to.port_be, 2);
+	wire_put32(out + n + 4, wire->seq);
+	if (wire->payload.n)
+		memcpy(out + n + QUOTED_TCP, wire->payload.at, wire->payload.n);
+	return n + QUOTED_TCP + wire->payload.n;
+}
+
+static size_t build_icmp(uint8_t *out, const struct wire *wire, bool ipv6)
+{
+	wire_put16(out, wire->icmp ? wire->icmp : ipv6 ? 0x0200 : 0x0304);
+	wire_put16(out + ICMP_CHECK_AT, 0);
+	wire_put32(out + 4, wire->no_mtu ? 0 : wire->mtu ? wire->mtu : USUAL_MTU);
+	return ICMP_HEADER + build_quoted(out + ICMP_HEADER, wire);
+}
+
+/* ICMPv6 has a pseudo header, ICMP has none. */
+static uint16_t icmp_check(const uint8_t *ip, const uint8_t *icmp, size_t n, bool ipv6)
+{
+	uint32_t sum = ipv6 ? wire_sum(IP_ICMPV6 + (uint32_t)n, ip + 8, 32) : 0;
+
+	return (uint16_t)~wire_sum(sum, icmp, n);
+}
+
 size_t wire_build(uint8_t out[WIRE_MAX], const struct wire *wire, bool ethernet)
 {
-	size_t tcp_len = TCP_HEADER + wire->options.n + wire->payload.n, l3, l4;
+	uint8_t body[WIRE_MAX];
+	size_t l3, l4, n, check_at;
 	struct address from, to;
 	uint16_t check;
+	bool ipv6;
 
 	parse(&from, wire->from);
 	parse(&to, wire->to);
-	l3 = ethernet ? build_ethernet(out, wire, !address_is_ipv4(&from)) : 0;
-	l4 = l3 + (address_is_ipv4(&from) ? build_ipv4 : build_ipv6)(out + l3, wire, &from, &to, tcp_len);
-	build_tcp(out + l4, wire, &from, &to);
-	check = wire_tcp_check(out + l3, out + l4, tcp_len);
-	wire_put16(out + l4 + TCP_CHECK_AT, wire->check_error ? wire_sum((uint32_t)check + wire->check_error, NULL, 0) : check);
-	memset(out + l4 + tcp_len, 0xee, wire->padding);
-	return l4 + tcp_len + wire->padding - wire->cut;
+	ipv6 = !address_is_ipv4(&from);
+	n = wire->quoted_from ? build_icmp(body, wire, ipv6) : build_tcp(body, wire, &from, &to);
+	l3 = ethernet ? build_ethernet(out, wire, ipv6) : 0;
+	l4 = l3 + (ipv6 ? build_ipv6 : build_ipv4)(out + l3, wire, &from, &to, n);
+	memcpy(out + l4, body, n);
+	check = wire->quoted_from ? icmp_check(out + l3, body, n, ipv6) : wire_tcp_check(out + l3, body, n);
+	check_at = wire->quoted_from ? ICMP_CHECK_AT : TCP_CHECK_AT;
+	wire_put16(out + l4 + check_at, wire->check_error ? wire_sum((uint32_t)check + wire->check_error, NULL, 0) : check);
+	memset(out + l4 + n, 0xee, wire->padding);
+	return l4 + n + wire->padding - wire->cut;
 }
 
 void wire_print(const char *title, const uint8_t *bytes, size_t n)

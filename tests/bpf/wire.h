@@ -29,7 +29,10 @@ struct wire_bytes {
  * @extension:	    number of the extension header between IPv6 and @protocol, plus 0x100; @protocol: instead of TCP.
  * @vlan:	    number of an 802.1Q tag; @ethertype: instead of IP's.
  * @padding:	    bytes behind what the IP length covers; @cut: bytes that are missing at the end.
- * @check_error:    added to the right TCP checksum.
+ * @check_error:    added to the right TCP (or ICMP) checksum.
+ * @quoted_from, @quoted_to: no TCP, but a router's "packet too big" about a TCP packet between these with @seq; of that its
+ *		    IP header and eight bytes are quoted, and @payload. @icmp: type and code instead of the right ones;
+ *		    @mtu: instead of 1400; @no_mtu: 0; @quoted_odd: what is odd about the quoted packet's IP header.
  */
 struct wire {
 	const char *from, *to;
@@ -41,9 +44,15 @@ struct wire {
 	bool ip_length_none;
 	uint16_t fragment, extension, vlan, ethertype, check_error;
 	size_t padding, cut;
+	const char *quoted_from, *quoted_to;
+	uint16_t icmp, mtu;
+	bool no_mtu;
+	const struct wire *quoted_odd;
 };
 
 #define TCP(source, target, ...) { .from = (source), .to = (target), __VA_ARGS__ }
+#define TOO_BIG(router, receiver, source, target, ...) \
+	{ .from = (router), .to = (receiver), .quoted_from = (source), .quoted_to = (target), __VA_ARGS__ }
 #define BYTES(...) { (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }) }
 #define TEXT(text) { (text), sizeof(text) - 1 }
 

@@ -281,7 +281,7 @@ bool world_takes_slot(void)
 static void put_endpoint(uint32_t index, const char *pod, const char *node, const struct fixture *fixture)
 {
 	struct endpoint_entry entry = { .state = ENDPOINT_MAP_READY, .generation = ENDPOINT_GENERATION,
-		.ifindex = world.pod_ifindex };
+		.ifindex = world.pod_ifindex, .mss = fixture->pod_mss };
 	struct front front = { 0 };
 	struct flow_key key;
 

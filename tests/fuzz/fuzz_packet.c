@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Packets of any bytes through all that the TC programs do with them: parsed, translated there and back, options of a SYN
- * cleaned, SACK blocks moved. The first bytes say how; the rest is the packet.
+ * cleaned, SACK blocks moved, and what is quoted of a packet that was too big. The first bytes say how; the rest is the packet.
  */
 #include <assert.h>
 #include <stdint.h>
@@ -12,6 +12,7 @@
 #include "bpf/lib/options.h"
 #include "bpf/lib/packet.h"
 #include "bpf/lib/slot.h"
+#include "bpf/lib/too_big.h"
 #include "bpf/lib/translate.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -138,11 +139,60 @@ static void note(const struct how *how, const struct packet *packet)
 	assert(seq_at_or_after(slot.pod_ack, how->slot.pod_ack) && seq_at_or_after(slot.client_next, how->slot.client_next));
 }
 
+/* The entry of what answers the quoted packet, and the one that undoes it: from there it would be found as @answers. */
+static void quoted_and_back(const struct how *how, const struct flow_key *answers, struct flow *back)
+{
+	*back = (struct flow){ .ack_sub = -how->flow.ack_sub };
+	address_copy(back->to.saddr, answers->saddr);
+	address_copy(back->to.daddr, answers->daddr);
+	back->to.sport = answers->sport;
+	back->to.dport = answers->dport;
+}
+
+static void too_big_4(const uint8_t *at, const struct how *how)
+{
+	struct too_big_ipv4 from, to;
+	struct flow_key answers;
+	struct flow back;
+	uint32_t before;
+
+	memcpy(&from, at, sizeof(from));
+	if (!too_big_key_ipv4(&from, &answers))
+		return;
+	to = from;
+	before = sum((uint8_t *)&from.icmp, sizeof(from) - sizeof(from.ip));
+	too_big_translate_ipv4(&to, &how->flow);
+	assert(sum((uint8_t *)&to.icmp, sizeof(to) - sizeof(to.ip)) % 0xffff == before % 0xffff);
+	assert(to.tcp.sport == how->flow.to.dport && to.quoted.saddr == to.ip.daddr && to.ip.daddr == how->flow.to.daddr[3]);
+	quoted_and_back(how, &answers, &back);
+	too_big_translate_ipv4(&to, &back);
+	assert(!memcmp(&to.tcp, &from.tcp, sizeof(to.tcp)) && to.quoted.saddr == from.quoted.saddr && to.quoted.daddr == from.quoted.daddr);
+}
+
+static void too_big_6(const uint8_t *at, const struct how *how)
+{
+	struct too_big_ipv6 from, to;
+	struct flow_key answers;
+	struct flow back;
+	uint32_t before;
+
+	memcpy(&from, at, sizeof(from));
+	if (!too_big_key_ipv6(&from, &answers))
+		return;
+	to = from;
+	before = sum((uint8_t *)&from.ip.saddr, sizeof(from) - 8);
+	too_big_translate_ipv6(&to, &how->flow);
+	assert(sum((uint8_t *)&to.ip.saddr, sizeof(to) - 8) % 0xffff == before % 0xffff);
+	quoted_and_back(how, &answers, &back);
+	too_big_translate_ipv6(&to, &back);
+	assert(!memcmp(&to.tcp, &from.tcp, sizeof(to.tcp)) && !memcmp(&to.quoted, &from.quoted, sizeof(to.quoted)));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct packet packet;
 	struct how how;
-	size_t n, skip;
+	size_t n, skip, l3;
 	uint8_t *copy, *at;
 
 	if (size < sizeof(how))
@@ -154,6 +204,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	copy = malloc(n + skip);
 	at = copy + skip;
 	memcpy(at, data + sizeof(how), n);
+	l3 = how.ethernet & 1 ? ETH_HLEN : 0;
+	if (n >= l3 + sizeof(struct too_big_ipv4))
+		too_big_4(at + l3, &how);
+	if (n >= l3 + sizeof(struct too_big_ipv6))
+		too_big_6(at + l3, &how);
 	if (parse(&packet, at, n, &how)) {
 		const uint8_t *options = at + packet.l4 + sizeof(struct tcphdr);
 

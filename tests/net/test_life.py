@@ -11,7 +11,7 @@ import lib_kernel
 from conftest import only
 from lib_agent import BUILD, Process
 from lib_link import bad_link
-from lib_net import wait_for
+from lib_net import run, wait_for
 from lib_peer import fetch, stream_body
 
 STREAMS = dict(up=200, down=8000, chunk=200, gap=100)  # four seconds
@@ -241,6 +241,19 @@ def test_without_bpf_file_system(world):
     done = subprocess.run(w.node.command(f"{BUILD}/llmd-agent", "--endpoint", "10.2.0.2:9000", "--listen", "0.0.0.0:8080",
                                          *lib_kernel.datapath_options("kernel", "/proc/llmd", "always")), capture_output=True, text=True, timeout=20)
     assert done.returncode not in (0, -6, -11) and "/proc/llmd" in done.stdout + done.stderr
+
+
+@only("kernel")
+def test_counters_of_a_build_with_fewer_reasons(world):
+    """They begin anew, and an upgrade needs no --cleanup."""
+    w = world()
+    os.makedirs(w.pin_dir)
+    run("bpftool", "map", "create", os.path.join(w.pin_dir, "counters"), "type", "percpu_array", "key", "4", "value", "8", "entries", "5", "name", "counters")
+    w.start()
+    w.load(count=3).all_ok()
+    w.assert_handed_over(3)
+    assert w.agent.metric('llmd_packets_total{reason="forwarded_down"}') > 0
+    assert 'llmd_packets_total{reason="too_big"} 0' in w.agent.get("/metrics")[1]
 
 
 @only("kernel")
