@@ -12,6 +12,7 @@
 
 #include "agent/dns_spec.h"
 #include "agent/k8s_object.h"
+#include "agent/pins.h"
 #include "lib/log.h"
 
 static const struct option_name policy_names[] = {
@@ -111,6 +112,16 @@ static int parse_api(void *field, const char *value, const void *data)
 {
 	(void)data;
 	if (*value && strncmp(value, "https://", 8) && strncmp(value, "http://", 7))
+		return -EINVAL;
+	*(const char **)field = value;
+	return 0;
+}
+
+/* Its parents are made where they are missing, and other programs look for it, so it depends on no working directory. */
+static int parse_pin_dir(void *field, const char *value, const void *data)
+{
+	(void)data;
+	if (*value != '/' || strlen(value) > PIN_DIR_MAX)
 		return -EINVAL;
 	*(const char **)field = value;
 	return 0;
@@ -293,8 +304,8 @@ static const struct option_row rows[] = {
 	{ "affinity", "MODE", "none", "none or client-ip",
 	  "client-ip sends the later connections of a client's address straight to the pod of its first one, unread, for\n"
 	  "--session-ttl after the last.", option_parse_enum, FIELD(affinity), affinity_names },
-	{ "pin-dir", "DIR", LLMD_PIN_DIR, "a directory on a BPF file system",
-	  "Where maps and programs stay when the agent ends.", option_parse_string, FIELD(pin_dir) },
+	{ "pin-dir", "DIR", LLMD_PIN_DIR, "a path from / on of at most 400 characters, on a BPF file system",
+	  "Where maps and programs stay when the agent ends.", parse_pin_dir, FIELD(pin_dir) },
 	{ "port-range", "LOW-HIGH", "15000-29999", "two ports from 1024 to 65535, the lower one first",
 	  "Local ports towards pods, the whole range for each pod. Must not overlap net.ipv4.ip_local_port_range nor the\n"
 	  "NodePort range.", parse_ports, FIELD(port_range) },

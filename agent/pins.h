@@ -3,7 +3,7 @@
 #ifndef LLMD_AGENT_PINS_H
 #define LLMD_AGENT_PINS_H
 
-enum { PIN_PATH_MAX = 512 };
+enum { PIN_PATH_MAX = 512, PIN_DIR_MAX = 400 /* leaves room for the longest name of a link */ };
 
 /** pin_path() - "@dir/@name" into @out of PIN_PATH_MAX bytes. Return: @out. */
 const char *pin_path(char *out, const char *dir, const char *name);
