@@ -146,6 +146,21 @@ bool attach_was(const struct attach *attach, uint32_t ifindex)
 	       !access(link_path(path, attach->config->pin_dir, "filter", ifindex), F_OK);
 }
 
+/* What an earlier agent has attached in the other manner; only now, so that no packet meets none. An empty qdisc may stay. */
+static void detach_other(struct attach *attach, uint32_t ifindex)
+{
+	const char *dir = attach->config->pin_dir;
+	char path[PIN_PATH_MAX];
+
+	if (attach->mode == ATTACH_CLSACT) {
+		unlink(link_path(path, dir, "ingress", ifindex));
+		unlink(link_path(path, dir, "egress", ifindex));
+	} else if (!access(link_path(path, dir, "filter", ifindex), F_OK)) {
+		if (!detach_filter(dir, ifindex, true) && !detach_filter(dir, ifindex, false))
+			rmdir(path);
+	}
+}
+
 int attach_device(struct attach *attach, const struct netlink_device *device)
 {
 	struct llmd_bpf *bpf = attach->bpf;
@@ -163,6 +178,7 @@ int attach_device(struct attach *attach, const struct netlink_device *device)
 		log_warn("cannot attach", "device=%s errno=%d", device->name, -err);
 		return err;
 	}
+	detach_other(attach, device->ifindex);
 	attach->ifindex[attach->n++] = device->ifindex;
 	log_info("attached", "device=%s by=%s", device->name, attach->mode == ATTACH_CLSACT ? "clsact" : "tcx");
 	return 0;

@@ -244,6 +244,27 @@ def test_without_bpf_file_system(world):
 
 
 @only("kernel")
+@pytest.mark.parametrize("first, then", [("tcx", "clsact"), ("clsact", "tcx")])
+def test_programs_are_attached_in_another_manner(world, first, then):
+    """What the earlier agent has attached goes, but not before the new programs are there."""
+    w = world()
+    w.start("--attach", first)
+    load = w.load(count=100, **STREAMS)
+    load.wait_heads()
+    w.agent.kill()
+    w.agent = w.start_agent("--attach", then)
+    w.agent.ready(1)
+    links = {name.split("_")[0] for name in os.listdir(os.path.join(w.pin_dir, "links"))}
+    assert ("filter" in links) == (then == "clsact") and ("ingress" in links) == ("egress" in links) == (then == "tcx"), links
+    for device in ("n0", "p0"):
+        for way in ("ingress", "egress"):
+            assert ("llmd" in w.node.run("tc", "filter", "show", "dev", device, way)) == (then == "clsact")
+    load.all_ok()
+    w.load(count=20).all_ok()
+    w.assert_handed_over(20)
+
+
+@only("kernel")
 def test_counters_of_a_build_with_fewer_reasons(world):
     """They begin anew, and an upgrade needs no --cleanup."""
     w = world()
