@@ -33,8 +33,12 @@ def test_openai_package(run, sim):
     assert chunks[-1].usage.completion_tokens == 5
     assert client.completions.create(model="m", prompt=TEXT, max_tokens=3).choices[0].text == "tok " * 3
     assert client.responses.create(model="m", input=TEXT, max_output_tokens=3).output_text == "tok " * 3
-    events = [e.type for e in client.responses.create(model="m", input=TEXT, max_output_tokens=3, stream=True)]
-    assert events[0] == "response.created" and events[-1] == "response.completed"
+    events = [e.type.removeprefix("response.") for e in client.responses.create(model="m", input=TEXT, max_output_tokens=3, stream=True)]
+    assert events == ["created", "in_progress", "output_item.added", "content_part.added", *["output_text.delta"] * 3, "output_text.done",
+                      "content_part.done", "output_item.done", "completed"]
+    with client.responses.stream(model="m", input=TEXT, max_output_tokens=2000) as stream:  # puts them together by what announces them
+        assert [e.sequence_number for e in stream] == list(range(2008))
+        assert stream.get_final_response().output_text == "tok " * 2000
     assert len(client.embeddings.create(model="m", input="x").data[0].embedding) == 8
     assert [m.id for m in client.models.list()] == ["m"]
     with pytest.raises(openai.NotFoundError):

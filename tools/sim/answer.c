@@ -5,6 +5,7 @@
  */
 #include <inttypes.h>
 #include <json-c/json.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,19 @@ static void usage_text(const struct sequence *sequence, char *out, size_t size)
 		sequence->cached_tokens);
 }
 
+static char *whole_text(const struct sequence *sequence)
+{
+	size_t n = sizeof(token_text) - 1;
+	char *text = malloc(sequence->emitted * n + 1);
+
+	if (!text)
+		abort();
+	for (uint32_t i = 0; i < sequence->emitted; i++)
+		memcpy(text + i * n, token_text, n);
+	text[sequence->emitted * n] = '\0';
+	return text;
+}
+
 static void begin_stream(struct sequence *sequence)
 {
 	char out[512];
@@ -59,15 +73,67 @@ static void begin_stream(struct sequence *sequence)
 	conn_send(sequence->conn, out, (size_t)n);
 }
 
+/* ---- /v1/responses: a response holds an item, the item a part, the part the text; each is announced and then closed ---- */
+
+enum { RESPONSES_BEFORE = 4 /* events before the first token */ };
+
+#define RESPONSES_ITEM(status, content) \
+	"{\"type\":\"message\",\"id\":\"msg_1\",\"status\":\"" status "\",\"role\":\"assistant\",\"content\":[" content "]}"
+#define RESPONSES_PART(text) "{\"type\":\"output_text\",\"text\":\"" text "\",\"annotations\":[],\"logprobs\":[]}"
+#define RESPONSES_PLACE "\"item_id\":\"msg_1\",\"output_index\":0,\"content_index\":0"
+
+/* Of any length: the last events repeat the whole text. @format: of what follows type and number. */
+__attribute__((format(printf, 4, 5))) static void responses_event(struct sequence *sequence, const char *type, uint32_t number,
+	const char *format, ...)
+{
+	char *text, *rest, size[32];
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vasprintf(&rest, format, args);
+	va_end(args);
+	if (n < 0)
+		abort();
+	n = asprintf(&text, "event: %s\ndata: {\"type\":\"%s\",\"sequence_number\":%u,%s}\n\n\r\n", type, type, number, rest);
+	if (n < 0)
+		abort();
+	snprintf(size, sizeof(size), "%x\r\n", (unsigned)n - 2);
+	conn_send2(sequence->conn, size, strlen(size), text, (size_t)n);
+	free(text);
+	free(rest);
+}
+
+/* @output, @usage: JSON. */
+static void responses_state(struct sequence *sequence, const char *type, uint32_t number, const char *status, const char *output,
+	const char *usage)
+{
+	responses_event(sequence, type, number, "\"response\":{\"id\":\"resp_%" PRIu64 "\",\"object\":\"response\",\"created_at\":%ld,"
+		"\"status\":\"%s\",\"model\":\"%s\",\"output\":[%s],\"parallel_tool_calls\":true,\"tool_choice\":\"auto\",\"tools\":[],"
+		"\"usage\":%s}", sequence->id, (long)time(NULL), status, sequence->model, output, usage);
+}
+
 static void begin_responses(struct sequence *sequence)
 {
-	char data[EVENT_MAX];
+	responses_state(sequence, "response.created", 0, "in_progress", "", "null");
+	responses_state(sequence, "response.in_progress", 1, "in_progress", "", "null");
+	responses_event(sequence, "response.output_item.added", 2, "\"output_index\":0,\"item\":" RESPONSES_ITEM("in_progress", ""));
+	responses_event(sequence, "response.content_part.added", 3, RESPONSES_PLACE ",\"part\":" RESPONSES_PART(""));
+}
 
-	snprintf(data, sizeof(data), "{\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_%" PRIu64
-		"\",\"object\":\"response\",\"created_at\":%ld,\"status\":\"in_progress\",\"model\":\"%s\",\"output\":[],"
-		"\"parallel_tool_calls\":true,\"tool_choice\":\"auto\",\"tools\":[]}}",
-		sequence->id, (long)time(NULL), sequence->model);
-	send_event(sequence, "response.created", data);
+static void end_responses(struct sequence *sequence, const char *usage)
+{
+	uint32_t number = sequence->emitted + RESPONSES_BEFORE;
+	char *text = whole_text(sequence), *item;
+
+	if (asprintf(&item, RESPONSES_ITEM("completed", RESPONSES_PART("%s")), text) < 0)
+		abort();
+	responses_event(sequence, "response.output_text.done", number, RESPONSES_PLACE ",\"text\":\"%s\",\"logprobs\":[]", text);
+	responses_event(sequence, "response.content_part.done", number + 1, RESPONSES_PLACE ",\"part\":" RESPONSES_PART("%s"), text);
+	responses_event(sequence, "response.output_item.done", number + 2, "\"output_index\":0,\"item\":%s", item);
+	responses_state(sequence, "response.completed", number + 3, "completed", item, usage);
+	free(item);
+	free(text);
 }
 
 static void begin_messages(struct sequence *sequence)
@@ -118,7 +184,7 @@ static void chunk_text(const struct sequence *sequence, const char *pad, char *o
 	switch (sequence->api) {
 	case API_RESPONSES:
 		snprintf(out, size, "{\"type\":\"response.output_text.delta\",\"sequence_number\":%u,\"item_id\":\"msg_1\",\"output_index\":0,"
-			"\"content_index\":0,\"delta\":\"%s\",\"logprobs\":[]%s}", sequence->emitted + 1, token_text, pad);
+			"\"content_index\":0,\"delta\":\"%s\",\"logprobs\":[]%s}", sequence->emitted + RESPONSES_BEFORE, token_text, pad);
 		return;
 	case API_MESSAGES:
 		snprintf(out, size, "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"%s\"}%s}",
@@ -162,11 +228,7 @@ static void end_stream(struct sequence *sequence)
 
 	usage_text(sequence, usage, sizeof(usage));
 	if (sequence->api == API_RESPONSES) {
-		snprintf(data, sizeof(data), "{\"type\":\"response.completed\",\"sequence_number\":%u,\"response\":{\"id\":\"resp_%" PRIu64
-			"\",\"object\":\"response\",\"created_at\":1,\"status\":\"completed\",\"model\":\"%s\",\"output\":[],"
-			"\"parallel_tool_calls\":true,\"tool_choice\":\"auto\",\"tools\":[],\"usage\":%s}}",
-			sequence->emitted + 1, sequence->id, sequence->model, usage);
-		send_event(sequence, "response.completed", data);
+		end_responses(sequence, usage);
 	} else if (sequence->api == API_MESSAGES) {
 		send_event(sequence, "content_block_stop", "{\"type\":\"content_block_stop\",\"index\":0}");
 		snprintf(data, sizeof(data), "{\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"max_tokens\"},\"usage\":%s}", usage);
@@ -184,19 +246,6 @@ static void end_stream(struct sequence *sequence)
 		send_event(sequence, NULL, "[DONE]");
 	}
 	conn_send(sequence->conn, "0\r\n\r\n", 5);
-}
-
-static char *whole_text(const struct sequence *sequence)
-{
-	size_t n = sizeof(token_text) - 1;
-	char *text = malloc(sequence->emitted * n + 1);
-
-	if (!text)
-		abort();
-	for (uint32_t i = 0; i < sequence->emitted; i++)
-		memcpy(text + i * n, token_text, n);
-	text[sequence->emitted * n] = '\0';
-	return text;
 }
 
 static void end_whole(struct sequence *sequence)
