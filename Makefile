@@ -70,9 +70,9 @@ install: all ## into DESTDIR and PREFIX: programs, manual pages, completion, a s
 image deb demo-dashboard kind-e2e: all ## an image, a Debian package; the demo under load with Prometheus; tests/e2e on kind
 	$(Q)scripts/$@
 
-fmt: ## format all C files
+fmt: ## format the lines of C that differ from BASE (default HEAD); tables and short enums are laid out by hand
 	$(Q)scripts/install-deps test
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	$(Q)git clang-format --force $(or $(BASE),HEAD) -- '*.c' '*.h'
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9 -]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
