@@ -130,7 +130,7 @@ static int attach_one(struct attach *attach, uint32_t ifindex, bool ingress, con
 	return attach->mode == ATTACH_CLSACT ? attach_filter(attach, ifindex, ingress, program) : err;
 }
 
-bool attach_has(const struct attach *attach, uint32_t ifindex)
+static bool attach_has(const struct attach *attach, uint32_t ifindex)
 {
 	for (uint32_t i = 0; i < attach->n; i++)
 		if (attach->ifindex[i] == ifindex)

@@ -27,7 +27,6 @@ void attach_free(struct attach *attach);
 
 /** attach_device() - once; replaces the programs of an earlier agent. Return: 0, or -errno, logged. */
 int attach_device(struct attach *attach, const struct netlink_device *device);
-bool attach_has(const struct attach *attach, uint32_t ifindex);
 
 /** attach_was() - whether an earlier agent has left its programs on the device. */
 bool attach_was(const struct attach *attach, uint32_t ifindex);

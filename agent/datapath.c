@@ -62,11 +62,6 @@ struct datapath {
 
 enum { RELEASE_TRY_MS = 5, LOCK_TRIES = 10, LOCK_PAUSE_US = 5000 };
 
-const char *datapath_map_name(enum datapath_map map)
-{
-	return map_names[map];
-}
-
 int datapath_map_fd(const struct datapath *datapath, enum datapath_map map)
 {
 	return bpf_map__fd(datapath->map[map]);

@@ -70,7 +70,6 @@ int datapath_cleanup(struct agent *agent);
 
 int datapath_map_fd(const struct datapath *datapath, enum datapath_map map);
 uint32_t datapath_map_size(const struct datapath *datapath, enum datapath_map map);
-const char *datapath_map_name(enum datapath_map map);
 struct control *datapath_control(const struct datapath *datapath);
 
 struct flow_table *datapath_flows(const struct datapath *datapath);

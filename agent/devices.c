@@ -239,7 +239,8 @@ static void reset_stats(struct devices *devices, uint32_t index)
 	free(zeros);
 }
 
-void devices_endpoint_changed(struct devices *devices, uint32_t index)
+/* An endpoint was added, removed or has changed its state. */
+static void devices_endpoint_changed(struct devices *devices, uint32_t index)
 {
 	write_endpoint(devices, index);
 	clamp_mss(devices);

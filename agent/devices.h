@@ -27,9 +27,6 @@ void devices_changed(void *datapath);
 /** devices_refresh() - looks at everything anew. */
 void devices_refresh(struct devices *devices);
 
-/** devices_endpoint_changed() - an endpoint was added, removed or has changed its state: brings the maps up to date. */
-void devices_endpoint_changed(struct devices *devices, uint32_t index);
-
 /**
  * devices_note_mss() - the pod takes smaller segments than clients were told: those that connect from now on are told so,
  * until what may be a passing state of the way to the pod is over. @mss: in bytes.

@@ -116,7 +116,8 @@ static int on_event_record(void *ctx, void *data, size_t size)
 	return 0;
 }
 
-void flow_table_poll(struct flow_table *table)
+/* Takes what the programs have told. */
+static void flow_table_poll(struct flow_table *table)
 {
 	ring_buffer__consume(table->ring);
 	collect(table);

@@ -67,9 +67,6 @@ void flow_disown(struct flow_table *table, uint32_t index, struct decision_ref l
 /** flow_table_has_owned() - whether a request is being handed over at this moment. */
 bool flow_table_has_owned(const struct flow_table *table);
 
-/** flow_table_poll() - takes what the programs have told. */
-void flow_table_poll(struct flow_table *table);
-
 /** flow_table_endpoint_gone() - resets the clients and forgets the flows of an endpoint. */
 void flow_table_endpoint_gone(struct flow_table *table, uint32_t endpoint);
 

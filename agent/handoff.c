@@ -41,18 +41,6 @@
 
 enum { MSS_LEAST = 1220, LARGE_REQUEST = 32 * 1024, UNSEEN_PAUSE_MS = 1000 };
 
-static const char *const result_names[] = {
-#define HANDOFF_RESULT_NAME(name, text, meaning) text,
-	HANDOFF_RESULTS(HANDOFF_RESULT_NAME)
-#undef HANDOFF_RESULT_NAME
-};
-static_assert(sizeof(result_names) / sizeof(result_names[0]) == HANDOFF_RESULT_N, "a name for each result");
-
-const char *handoff_result_name(enum handoff_result result)
-{
-	return result_names[result];
-}
-
 void handoff_stats_init(struct handoff_stats *stats)
 {
 	static const double bounds[] = { 10e-6, 20e-6, 30e-6, 40e-6, 60e-6, 80e-6, 120e-6, 200e-6, 500e-6, 1e-3, 5e-3, 20e-3, 0.1 };

@@ -38,8 +38,6 @@ enum handoff_result {
 	HANDOFF_RESULT_N
 };
 
-const char *handoff_result_name(enum handoff_result result);
-
 /** struct handoff_stats - @duration: from the choice of a connected pod connection to both entries in. */
 struct handoff_stats {
 	uint64_t result[HANDOFF_RESULT_N];

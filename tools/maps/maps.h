@@ -99,7 +99,6 @@ int maps_collect(struct maps *maps, enum map_id id, maps_visit *visit, struct re
 int maps_remove(struct maps *maps, enum map_id id, const void *key);
 
 const char *maps_name(enum map_id id);
-const char *maps_path(const struct maps *maps, enum map_id id); /* valid until the next call */
 bool maps_agent_runs(const struct maps *maps);
 
 /** maps_fail() - says "NAME: what: error". Return: -EIO. */
@@ -148,7 +147,6 @@ int hash_parse(const char *text, uint64_t *hash);
 /** endpoint_text() - the address of an index in use, whichever generation. Return: @text, or NULL. */
 const char *endpoint_text(const struct maps *maps, uint32_t index, char text[ADDRESS_TEXT_MAX]);
 struct address address_from_map(const uint32_t ip[4], uint16_t port_be);
-double seconds_since(const struct maps *maps, uint64_t then_ns);
 
 /* ---- table.c, format.c: rows for people ---- */
 

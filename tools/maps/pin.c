@@ -42,7 +42,8 @@ const char *maps_name(enum map_id id)
 	return shapes[id].name;
 }
 
-const char *maps_path(const struct maps *maps, enum map_id id)
+/* Valid until the next call. */
+static const char *maps_path(const struct maps *maps, enum map_id id)
 {
 	static char path[PATH_MAX];
 

@@ -40,7 +40,7 @@ void row_add_seconds(struct json_object *row, const char *field, double seconds)
 	row_add(row, field, seconds < 0 ? NULL : json_object_new_double_s(seconds, text));
 }
 
-double seconds_since(const struct maps *maps, uint64_t then_ns)
+static double seconds_since(const struct maps *maps, uint64_t then_ns)
 {
 	if (!then_ns)
 		return -1;
