@@ -273,6 +273,53 @@ def test_a_pod_may_answer_before_the_upload_is_whole(run, lingers):
     pod.end()
 
 
+class Recorder(Pod):
+    """Answers the first bytes of each connection with its number, and notes what it receives."""
+
+    def __init__(self, surplus=b""):
+        self.received, self.surplus = [], surplus
+        super().__init__(None)
+
+    def serve(self, connection):
+        try:
+            data = connection.recv(1 << 20)
+            if not data:
+                return  # only a check
+            i = len(self.received)
+            self.received.append(data)
+            connection.sendall(answer(b"ok %d" % i) + self.surplus)
+            while data := connection.recv(1 << 20):
+                self.received[i] += data
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+
+@pytest.mark.parametrize("surplus", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", b"x"])
+def test_a_pod_that_said_too_much_is_not_asked_on_that_connection(run, surplus):
+    """What it says next could be taken for the answer to somebody else's request."""
+    pod = Recorder(surplus)
+    agent = run(Agent, [pod.endpoint])
+    for i in range(3):
+        assert talk(agent, CLOSE, shut=False).endswith(b"ok %d" % i)
+    assert [data.count(b"GET /") for data in pod.received] == [1, 1, 1]
+    pod.end()
+
+
+def test_a_pod_connection_with_half_a_request_is_not_used_again(run):
+    """The pod has answered early, and would take the next request for the rest of the body."""
+    pod = Recorder()
+    agent = run(Agent, [pod.endpoint], "--request-buffer", "64K")
+    with agent.connect() as c:
+        c.sendall(b"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Length: 33000000\r\n\r\n" + b"x" * 70000)
+        assert recv_all(c).endswith(b"ok 0")
+        assert talk(agent, CLOSE, shut=False).endswith(b"ok 1")
+    assert b"GET /" not in pod.received[0] and pod.received[1].startswith(b"GET /")
+    agent.idle()
+    pod.end()
+
+
 def test_refused_head_requests_get_no_body(run):
     agent = run(Agent, ["127.0.0.1:1"])
     wait_for(lambda: agent.get("/readyz")[0] == 503, "not ready")

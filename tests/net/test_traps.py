@@ -14,7 +14,7 @@ import pytest
 
 from lib_agent import forget
 from lib_link import bad_link
-from lib_net import pod_address
+from lib_net import pod_address, wait_for
 from lib_peer import content, dial, fetch, post, stream_body
 
 SMALL_BUFFER = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),)
@@ -233,6 +233,33 @@ def test_10_syn_on_a_finished_entry(world, forgets):
     w.assert_handed_over(30)
 
 
+def test_10_stream_from_the_address_of_a_finished_entry(world):
+    """The finished one is collected a second later: its entries, not those of the new connection."""
+    def behave(peer):
+        peer.read_body()
+        if pod.requests == 1:
+            peer.answer(b"first", "Connection: close\r\n")
+            return
+        peer.answer_chunked()
+        for i in range(25):
+            peer.chunk(b"%02d" % i)
+            time.sleep(0.1)
+        peer.send(b"0\r\n\r\n")
+
+    w = world()
+    pod = w.script(behave)
+    w.client.sysctl("net.ipv4.tcp_max_tw_buckets", 0)
+    w.start_agent().ready(1)
+    peer = dial(w.client, source=("0.0.0.0", 40003), timeout=10)
+    peer.send(post(stream_body(), "Connection: close\r\n"))
+    assert peer.read_head() and peer.read_body() == b"first" and peer.at_end()
+    peer.close()
+    peer = w.dial(source=("0.0.0.0", 40003), timeout=10)
+    peer.send(post(stream_body()))
+    assert peer.read_head() and peer.read_body() == b"".join(b"%02d" % i for i in range(25))
+    w.assert_handed_over(2)
+
+
 def test_11_own_ports_run_out(world):
     """More connections than ports of the agent's own: the rest is relayed, none is refused."""
     w = world()
@@ -240,6 +267,12 @@ def test_11_own_ports_run_out(world):
     w.load(count=300, up=100, down=4000, chunk=200, gap=20).all_ok()
     w.assert_handed_over(32)
     w.load(count=2000, concurrency=16).all_ok()
+    # The ports of what has ended are there again.
+    for _ in range(3 if w.kernel else 0):
+        wait_for(lambda: w.kernel_flows() == 0, "the ends of all")
+        before = w.handed_over()
+        w.load(count=20).all_ok()
+        w.assert_handed_over(before + 20)
 
 
 def test_12_address_can_be_used_again_at_once(world):

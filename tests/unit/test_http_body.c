@@ -21,6 +21,7 @@ static const struct {
 	{ "bare LF", "5\nhello\r\n0\r\n\r\n", NULL, 0 },
 	{ "size too small", "4\r\nhello\r\n0\r\n\r\n", NULL, 0 },
 	{ "overflow", "fffffffffffffffff\r\n", NULL, 0 },
+	{ "overflow, back to what fits", "10000000000000003\r\nabc\r\n0\r\n\r\n", NULL, 0 },
 	{ "over the maximum", "ffff\r\n", NULL, 0 },
 	{ "control in the extension", "5;\x01\r\nhello\r\n0\r\n\r\n", NULL, 0 },
 	{ "two trailers, one empty", "0\r\nX-A: y\r\nB:\r\n\r\n", "", 0 },
