@@ -104,9 +104,9 @@ class Namespace:
         self.processes.append(process)
         return process
 
-    def socket(self, family=socket.AF_INET, kind=socket.SOCK_STREAM):
+    def socket(self, family=socket.AF_INET, kind=socket.SOCK_STREAM, protocol=0):
         with self.enter():
-            return socket.socket(family, kind)
+            return socket.socket(family, kind, protocol)
 
     def connect(self, address, port, source=None, timeout=20, options=()):
         s = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How connections end: half-close, resets, pods that die or change, links that flap. The other side must see it at once."""
 import socket
+import struct
 import threading
 import time
 
 import pytest
 
+import lib_kernel
 from conftest import only
 from lib_agent import PORT, forget, reset
 from lib_net import NODE, wait_for
@@ -279,3 +281,33 @@ def test_nobody_listens(world):
     w = world()
     with pytest.raises(ConnectionRefusedError):
         w.dial(host=NODE)
+
+
+@only("kernel")
+def test_forged_reset_does_not_end_a_stream(world):
+    """A RST with the right number but a wrong checksum: the programs note an end, the pod does not believe it. What goes on is carried on."""
+    def behave(peer):
+        peer.read_body()
+        peer.answer_chunked()
+        for i in range(35):
+            peer.chunk(b"%02d" % i)
+            time.sleep(0.1)
+        peer.send(b"0\r\n\r\n")
+
+    w = world()
+    w.script(behave)
+    w.start_agent("--flows-max", "1024").ready(1)
+    peer = w.dial()
+    peer.send(post(stream_body()))
+    assert peer.read_head()
+    w.assert_handed_over(1)
+    time.sleep(0.3)
+    slot = next(e["formatted"]["value"] for e in lib_kernel.map_entries(w.pin_dir, "slots") if e["formatted"]["value"]["state"])
+    up = next(e["formatted"]["value"] for e in lib_kernel.map_entries(w.pin_dir, "flows") if not e["formatted"]["value"]["from_pod"])
+    number = (slot["client_next"] - up["seq_add"]) % 2**32
+    header = struct.pack("!HHLLHHHH", peer.socket.getsockname()[1], PORT, number, 0, 5 << 12 | 4, 0, 0x1234, 0)
+    w.client.socket(kind=socket.SOCK_RAW, protocol=socket.IPPROTO_TCP).sendto(header, (NODE, 0))
+    assert peer.read_body() == b"".join(b"%02d" % i for i in range(35))
+    peer.close()
+    wait_for(lambda: w.kernel_flows() == 0, "the end of the flow")
+    w.agent.idle()
