@@ -2,7 +2,9 @@
 """Many connections: at once, one after the other, from few ports, to pods that can't keep up."""
 import pytest
 
-from lib_net import run
+from conftest import only
+from lib_link import bad_link
+from lib_net import pod_address, run
 
 
 def test_2000_at_once(world):
@@ -91,3 +93,19 @@ def test_plain_stacks(world, where, option, value):
     w.load(count=10, up=200_000, down=200_000).all_ok()
     w.load(count=10, up=100, down=2000, gap=10).all_ok()
     w.assert_handed_over(20)
+
+
+@only("kernel")
+def test_what_sockets_tell_of_the_ways_to_pods(world, tmp_path):
+    """Connects, round-trip times and retransmissions are those of the agent's own connections, whoever else is in its cgroup."""
+    w = world()
+    w.start("--pool-idle", "0", "--connect-timeout", "20s", handoff="never")
+    if "sockops attached" not in w.agent.text():
+        pytest.skip("no cgroup2 hierarchy to attach sockops to")
+    before = w.agent.metric("llmd_pod_connects_total")
+    w.load(host=pod_address(0), port=9000, count=50).all_ok()  # from the client's namespace to the same address
+    assert w.agent.metric("llmd_pod_connects_total") == before
+    bad_link(tmp_path, w.net.pods[0], "eth0", drop=10)
+    w.load(count=60, concurrency=8, up=20_000, down=100).all_ok()
+    assert w.agent.metric("llmd_pod_connects_total") >= before + 60
+    assert w.agent.metric("llmd_pod_rtt_seconds_count") >= 60 and w.agent.metric("llmd_pod_retransmits_total") > 0
