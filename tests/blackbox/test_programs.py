@@ -39,6 +39,33 @@ def test_manual_is_well_formed(program, tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=${#COMP_LINE}
+$(complete -p "$1" | sed 's/.*-F \\([^ ]*\\).*/\\1/') 2>/dev/null; printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+def complete(program, *words):
+    script = os.path.join(ROOT, "tools", program.removeprefix("llmd-"), f"{program}.bash")
+    return subprocess.run(["bash", "-c", COMPLETE, "bash", script, program, *words], capture_output=True, text=True, timeout=20).stdout.split()
+
+
+@pytest.mark.parametrize("program", ["llmd-maps", "llmd-events"])
+def test_completion_knows_every_option(program):
+    usage = call(program, "--help").stdout
+    assert sorted(complete(program, "--")) == sorted(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(re.findall(r"^  (?:-\w, )?--.*", usage, re.M))))
+
+
+def test_completion_knows_every_noun_and_verb():
+    verbs = {}
+    for noun, verb in re.findall(r"^  ([a-z]+) ([a-z]+)\b .*  ", call("llmd-maps", "--help").stdout, re.M):
+        verbs.setdefault(noun, []).append(verb)
+    assert complete("llmd-maps", "") == list(verbs)
+    assert {noun: complete("llmd-maps", noun, "") for noun in verbs} == verbs
+    assert complete("llmd-maps", "-j", "flow", "l") == ["list"] and complete("llmd-maps", "flow", "get", "") == []
+
+
 POD = ("--endpoint", "127.0.0.1:9")
 REFUSED = [
     ("llmd-agent", (), "--endpoint", "at least one"),

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from conftest import only
 from lib_link import bad_link, one_segment_packets
 from lib_net import NODE6, pod_address6
 from lib_peer import content, fetch, head, post, sha, stream_body
@@ -28,6 +29,18 @@ def test_a_gigabyte(world, way):
     w.start("--max-body", "2G")
     w.load(count=1, **{"up": 1, "down": 1, way: 1 << 30}, timeout=200).all_ok()
     w.assert_handed_over(1)
+
+
+@only("kernel")
+def test_long_answers_that_do_not_stream_are_counted(world):
+    """Not handed over: nobody knows before how long an answer will be. But it can be seen whether --handoff always would pay."""
+    w = world()
+    w.script(lambda peer: (peer.read_body(), peer.answer(content(60_000 if peer.header("x-short") else 70_000))))
+    w.start_agent(handoff="auto").ready(1)
+    assert fetch(w.client, fields="X-Short: 1\r\n") == (200, content(60_000))
+    assert fetch(w.client) == (200, content(70_000))
+    w.agent.idle()
+    assert w.agent.metric("llmd_long_answers_total") == 1 and w.agent.metric('llmd_handoffs_total{result="not_streamed"}') == 2
 
 
 @pytest.mark.parametrize("client_mtu, pod_mtu", [(1500, 1450), (9000, 1500), (1500, 9000), (1280, 1500)])
