@@ -7,6 +7,11 @@ from lib_link import bad_link
 from lib_net import pod_address, run
 
 
+def resident_kib(agent):
+    with open(f"/proc/{agent.pid}/status") as f:
+        return int(next(line for line in f if line.startswith("VmRSS:")).split()[1])
+
+
 def test_2000_at_once(world):
     w = world(pods=2)
     w.start()
@@ -18,7 +23,10 @@ def test_2000_at_once(world):
 def test_10000_in_a_row(world):
     w = world(pods=2)
     w.start()
-    w.load(count=10_000, concurrency=4).all_ok()
+    w.load(count=2000, concurrency=4).all_ok()
+    before = resident_kib(w.agent)
+    w.load(count=8000, concurrency=4).all_ok()
+    assert resident_kib(w.agent) - before < 4096
     w.assert_handed_over(10_000)
     w.agent.idle()
 
