@@ -6,7 +6,7 @@
 import pytest
 
 from lib_agent import NetClient, PORT
-from lib_net import CLIENT, CLIENT6, NODE, NODE6, Namespace, ip, pod_address, pod_address6
+from lib_net import CLIENT, CLIENT6, NODE, NODE6, Namespace, ip, pod_address, pod_address6, wait_for
 from lib_peer import Pod, content, dial, post, stream_body
 
 FAR_CLIENT, FAR_CLIENT6 = "10.3.0.2", "fd00:3::2"
@@ -39,6 +39,8 @@ def test_answers_to_a_client_behind_a_narrow_way(world, family):
     w.netpod()
     w.start_agent("--listen", f"[::]:{PORT + 1}", address=pod_address if family == 4 else pod_address6).ready(1)
     host, port = (NODE, PORT) if family == 4 else (NODE6, PORT + 1)
+    early = dial(w.client, host, port, timeout=30)
+    w.peers.append(early)
     for count in (1, 10):
         client = NetClient(far, dict(count=count, concurrency=1, up=1000, down=300_000, timeout=30), host=host, port=port)
         w.clients.append(client)
@@ -47,6 +49,10 @@ def test_answers_to_a_client_behind_a_narrow_way(world, family):
     # The pod has learnt that the way to the node is narrow, and takes less, too. One that was told more is relayed, later ones are told less.
     w.load(host=host, port=port, count=20, concurrency=1, up=1000, down=100_000).all_ok()
     w.assert_handed_over(29)
+    if w.kernel:
+        before = w.agent.metric('llmd_handoffs_total{result="mss"}')
+        early.send(post(stream_body(10)))
+        wait_for(lambda: w.agent.metric('llmd_handoffs_total{result="mss"}') == before + 1, "the one that was told more before, to be relayed")
 
 
 @pytest.mark.parametrize("family", [4, 6])
