@@ -89,8 +89,8 @@ int session_secret_load(uint8_t secret[SESSION_SECRET_BYTES], const char *path)
 		fclose(file);
 	}
 	if (err)
-		log_error("session secret not loaded", "option=--session-secret-file file=%s error=\"%s\"", log_quote(path, quoted, sizeof(quoted)),
-			err == -EINVAL ? "must be 32 hex digits" : strerror(-err));
+		log_error("session secret not loaded", "option=--session-secret-file file=%s error=\"%s\"",
+			log_quote(path, quoted, sizeof(quoted)), err == -EINVAL ? "must be 32 hex digits" : strerror(-err));
 	return err;
 }
 

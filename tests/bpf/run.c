@@ -102,7 +102,8 @@ static void run_packet(const struct run *run)
 /* Before the keys of a connection are looked at, or without a look at them. */
 static bool is_seen(enum reason why)
 {
-	return why != REASON_TOO_BIG && why != REASON_TOO_NARROW && why != REASON_VLAN && why != REASON_FRAGMENT && why != REASON_IP_OPTIONS && why != REASON_MALFORMED &&
+	return why != REASON_TOO_BIG && why != REASON_TOO_NARROW && why != REASON_VLAN && why != REASON_FRAGMENT &&
+	       why != REASON_IP_OPTIONS && why != REASON_MALFORMED &&
 	       why != REASON_STALE_ENTRY && why != REASON_NOT_OURS;
 }
 

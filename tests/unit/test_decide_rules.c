@@ -5,7 +5,10 @@
 #include "agent/decide.h"
 #include "lib/log.h"
 
-/* SLACK: what may be ahead of a request before it is moved; RECOMPUTE: how much a token that must be computed again outweighs one ahead. */
+/*
+ * SLACK: what may be ahead of a request before it is moved; RECOMPUTE: how much a token that must be computed again outweighs
+ * one ahead.
+ */
 enum { PODS = 4, PROMPT = 10, BLOCK = 512, PROMPT_TOKENS = PROMPT * BLOCK / 4, SLACK = 65536, RECOMPUTE = 4, NEWCOMER = 4 };
 
 static struct endpoint_table *pods;
