@@ -85,7 +85,7 @@ def test_04_repair_with_unsent_bytes(world):
     """In repair mode with the send queue selected an ACK marks unsent bytes as sent: a hole, and 200 ms."""
     w = world()
     w.start()
-    with at_most(w.net.namespaces(), TcpExtTCPTimeouts=5):
+    with at_most(w.net.namespaces(), TcpExtTCPTimeouts=50):
         w.load(count=1000, concurrency=20, up=60_000, down=100).all_ok()
     w.assert_handed_over(1000)
 
