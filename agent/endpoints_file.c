@@ -73,7 +73,7 @@ static int load(const char *path, struct stat *st, struct discovered **items, ui
 	char *text = NULL;
 	int err = read_file(path, st, &text);
 
-	error->line = 0;
+	*error = (struct endpoints_yaml_error){ 0 };
 	if (err) {
 		snprintf(error->what, sizeof(error->what), "%s", strerror(-err));
 		return err;
@@ -107,12 +107,14 @@ static void read_again(struct endpoints_file *file)
 {
 	struct endpoints_yaml_error error;
 	struct discovered *items;
-	char quoted[256];
+	char quoted[256], place[32] = "";
 	uint32_t n;
 
 	memset(&file->seen, 0, sizeof(file->seen));
 	if (load(file->path, &file->seen, &items, &n, &error)) {
-		log_error("endpoints file not taken", "at=%s:%u:%u error=%s kept=\"what was read last\"", file->path, error.line, error.column,
+		if (error.line)
+			snprintf(place, sizeof(place), ":%u:%u", error.line, error.column);
+		log_error("endpoints file not taken", "at=%s%s error=%s kept=\"what was read last\"", file->path, place,
 			log_quote(error.what, quoted, sizeof(quoted)));
 		discovery_failed(file->source);
 		return;

@@ -28,6 +28,7 @@
 #include "agent/client.h"
 #include "agent/datapath.h"
 #include "agent/flow_table.h"
+#include "agent/health.h"
 #include "agent/metrics.h"
 #include "agent/session_key.h"
 #include "agent/upstream.h"
@@ -432,6 +433,8 @@ void exchange_finish(struct exchange *exchange, bool reuse)
 	struct upstream *upstream = exchange->upstream;
 	bool sent = exchange->state == EXCHANGE_ANSWER && !peer_is_blocked(&upstream->peer);
 
+	if (exchange->status < 500) /* an error counted when it came, a good answer does only when it is whole */
+		health_answered(exchange->client->agent->health, (uint32_t)exchange->decision.endpoint, exchange->status);
 	exchange->upstream = NULL;
 	if (reuse && sent)
 		upstream_put(upstream);

@@ -78,7 +78,7 @@ static void collect(struct flow_table *table)
 			table->last = NO_SLOT;
 		table->local[index].lingers = false;
 		if (was_forged(table, index))
-			__atomic_fetch_and(&table->slots[index].flags, ~(uint32_t)(SLOT_RESET | SLOT_ENDED), __ATOMIC_RELAXED);
+			__atomic_fetch_and(&table->slots[index].flags, ~(uint32_t)(SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED), __ATOMIC_RELAXED);
 		else
 			flow_close(table, index);
 	}

@@ -206,6 +206,19 @@ void flow_note_first(struct flow_table *table, uint32_t index)
 	decision_log_first_byte(agent->decisions, table->local[index].logged, ttft_s);
 }
 
+/* A reset after the last byte of the answer, when both have said their FIN, is only how the pod closes. */
+static void tell_health(const struct flow_table *table, const struct slot *slot)
+{
+	struct agent *agent = table->agent;
+
+	if (agent->endpoints->at[slot->endpoint].generation != slot->generation)
+		return;
+	if (slot->flags & SLOT_POD_RESET && !(slot->flags & (SLOT_POD_FIN | SLOT_CLIENT_FIN)))
+		health_request_failed(agent->health, slot->endpoint, "resets streams");
+	else if (slot->status)
+		health_answered(agent->health, slot->endpoint, slot->status);
+}
+
 void flow_count_end(struct flow_table *table, uint32_t index)
 {
 	struct agent *agent = table->agent;
@@ -218,8 +231,7 @@ void flow_count_end(struct flow_table *table, uint32_t index)
 		return;
 	endpoint_claim_release(agent->endpoints, &claim);
 	slot->tokens = 0;
-	if (slot->status && agent->endpoints->at[slot->endpoint].generation == slot->generation)
-		health_answered(agent->health, slot->endpoint, slot->status);
+	tell_health(table, slot);
 	metrics_request(agent->metrics, (enum api)slot->api, status, (int)slot->endpoint, duration_s);
 	metrics_bytes(agent->metrics, slot->bytes_up, slot->bytes_down);
 	decision_log_end(agent->decisions, table->local[index].logged, status, 0, duration_s);

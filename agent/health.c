@@ -12,8 +12,10 @@
  * it is as likely that the checks are wrong, and some answers are better than none. One that refuses connections is
  * ejected all the same: nothing is there that could answer.
  *
- * An ejected pod comes back with --health-rise good checks in a row (the first one, if only connecting had failed), but not
- * before its time is over: --eject-time, twice as long each time it is ejected anew, until it has been well for a while.
+ * An ejected pod comes back with --health-rise good checks in a row (the first one, if connections were refused), but not
+ * before its time is over: --eject-time, twice as long each time it is ejected anew, until it has been well for a while. Who
+ * refuses connections for the first time is just being started: none; again and again, it crashes. Nobody's time counts while
+ * more than half are out.
  *
  * What is done about an ejection: idle connections are closed, requests that wait for the pod's first byte are taken
  * elsewhere, and with --on-eject reset streams in the kernel are cut. That is put off to the next turn of the loop: it is
@@ -34,12 +36,12 @@
 #include "agent/flow_table.h"
 #include "agent/upstream.h"
 
-enum { EJECT_DOUBLINGS_MAX = 6, WELL_CHECKS = 30, STATUS_NOT_IMPLEMENTED = 501, STATUS_VERSION = 505 };
+enum { EJECT_DOUBLINGS_MAX = 6, WELL_MS = 150000, STATUS_NOT_IMPLEMENTED = 501, STATUS_VERSION = 505 };
 
-/* Of one pod; @ejections: since it was last well for a while. @until_ms: not before it comes back. */
+/* Of one pod; @ejections: since it was last ready for WELL_MS. @until_ms: not before it comes back. */
 struct fitness {
 	uint32_t generation, fails, passes, request_fails, ejections;
-	uint64_t until_ms;
+	uint64_t until_ms, ready_ms;
 	bool refused, flows_to_reset;
 };
 
@@ -65,23 +67,30 @@ static struct fitness *fitness_of(struct health *health, uint32_t index)
 	return fitness;
 }
 
-/* Draining pods are on their way out: they neither count nor can be ejected. */
-static bool can_be_spared(const struct endpoint_table *table)
+/* With @more than are out now. Draining pods are on their way out: they neither count nor can be ejected. */
+static bool are_too_many_out(const struct endpoint_table *table, uint32_t more)
 {
-	uint32_t out = 0, all = 0;
+	uint32_t out = more, all = 0;
 
 	for (uint32_t i = 0; i < table->n; i++) {
 		out += table->at[i].state == ENDPOINT_EJECTED;
 		all += table->at[i].state == ENDPOINT_EJECTED || endpoint_is_up(&table->at[i]);
 	}
-	return 2 * (out + 1) <= all;
+	return 2 * out > all;
 }
 
-static void set_out_time(struct health *health, struct fitness *fitness)
+static void set_out_time(struct health *health, struct fitness *fitness, bool refused)
 {
-	uint32_t doublings = fitness->ejections < EJECT_DOUBLINGS_MAX ? fitness->ejections : EJECT_DOUBLINGS_MAX;
+	uint64_t now_ms = agent_now_ms(), out_ms;
+	uint32_t before;
 
-	fitness->until_ms = agent_now_ms() + (health->agent->config.eject_time_ms << doublings);
+	if (now_ms > fitness->ready_ms + WELL_MS)
+		fitness->ejections = 0;
+	before = fitness->ejections < EJECT_DOUBLINGS_MAX ? fitness->ejections : EJECT_DOUBLINGS_MAX;
+	out_ms = health->agent->config.eject_time_ms << before;
+	if (refused)
+		out_ms = before ? out_ms / 2 : 0;
+	fitness->until_ms = now_ms + out_ms;
 	fitness->ejections++;
 }
 
@@ -93,7 +102,6 @@ static void degrade(struct health *health, uint32_t index, const char *why)
 		endpoint_set_state(health->agent->endpoints, index, ENDPOINT_DEGRADED, why);
 }
 
-/* @refused: connections are; a moment is all that it need stay out. */
 static void eject(struct health *health, uint32_t index, const char *why, bool refused)
 {
 	struct endpoint_table *table = health->agent->endpoints;
@@ -103,7 +111,7 @@ static void eject(struct health *health, uint32_t index, const char *why, bool r
 	fitness->passes = 0;
 	if (!endpoint_is_up(&table->at[index]))
 		return;
-	if (!refused && !can_be_spared(table)) {
+	if (!refused && are_too_many_out(table, 1)) {
 		health->counts[HEALTH_SPARED]++;
 		snprintf(text, sizeof(text), "%s; half are out", why);
 		degrade(health, index, text);
@@ -111,10 +119,7 @@ static void eject(struct health *health, uint32_t index, const char *why, bool r
 	}
 	fitness->refused = refused;
 	fitness->request_fails = 0;
-	if (refused)
-		fitness->until_ms = 0;
-	else
-		set_out_time(health, fitness);
+	set_out_time(health, fitness, refused);
 	fitness->flows_to_reset = health->agent->config.on_eject == ON_EJECT_RESET;
 	health->counts[HEALTH_EJECTED]++;
 	endpoint_set_state(table, index, ENDPOINT_EJECTED, why);
@@ -129,13 +134,14 @@ void health_check_ok(struct health *health, uint32_t index)
 	health->counts[HEALTH_CHECK_OK]++;
 	fitness->fails = 0;
 	fitness->passes++;
-	if (fitness->passes >= WELL_CHECKS && endpoint->state == ENDPOINT_READY)
-		fitness->ejections = 0;
-	if (agent_now_ms() < fitness->until_ms)
+	if (agent_now_ms() < fitness->until_ms &&
+		!(endpoint->state == ENDPOINT_EJECTED && are_too_many_out(health->agent->endpoints, 0)))
 		return;
 	if (endpoint->state == ENDPOINT_STARTING || endpoint->state == ENDPOINT_DEGRADED ||
-		(endpoint->state == ENDPOINT_EJECTED && (fitness->refused || fitness->passes >= health->agent->config.health_rise)))
+		(endpoint->state == ENDPOINT_EJECTED && (fitness->refused || fitness->passes >= health->agent->config.health_rise))) {
+		fitness->ready_ms = agent_now_ms();
 		endpoint_set_state(health->agent->endpoints, index, ENDPOINT_READY, "answers checks");
+	}
 }
 
 void health_check_failed(struct health *health, uint32_t index, const char *why)
@@ -168,7 +174,7 @@ void health_request_failed(struct health *health, uint32_t index, const char *wh
 	fitness->request_fails = 0;
 	eject(health, index, why, false);
 	if (health->agent->endpoints->at[index].state == ENDPOINT_DEGRADED)
-		set_out_time(health, fitness); /* or the next check would end it */
+		set_out_time(health, fitness, false); /* or the next check would end it */
 }
 
 void health_answered(struct health *health, uint32_t index, unsigned status)

@@ -20,7 +20,7 @@
 
 enum { LOOK_MS = 500, BUSY_PERIODS = 3 };
 
-static void wait_for_signal(void)
+static void wait_for_signal(const char *pin_dir)
 {
 	sigset_t set;
 	int signal;
@@ -29,6 +29,7 @@ static void wait_for_signal(void)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	log_info("keeper waits", "pin_dir=%s", pin_dir);
 	sigwait(&set, &signal);
 	sigprocmask(SIG_UNBLOCK, &set, NULL); /* a second one ends at once */
 }
@@ -48,8 +49,7 @@ int keeper_wait(const char *pin_dir, uint64_t quiet_ms)
 	const struct timespec pause = { .tv_nsec = LOOK_MS * 1000000 };
 	uint64_t free_ms = 0, waited_ms = 0;
 
-	log_info("keeper waits", "pin_dir=%s", pin_dir);
-	wait_for_signal();
+	wait_for_signal(pin_dir);
 	log_info("keeper was told to end", "quiet_ms=%lu", (unsigned long)quiet_ms);
 	while (free_ms < quiet_ms) {
 		bool held = is_held(pin_dir);

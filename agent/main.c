@@ -146,6 +146,18 @@ static void on_hangup(evutil_socket_t fd, short what, void *arg)
 	discovery_reload(agent->discovery);
 }
 
+/* What comes before there is a handler waits for it, or an agent that is told to end or to read its files again would just die. */
+static void mask_signals(int how)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(how, &set, NULL);
+}
+
 static int watch_signals(struct process *process)
 {
 	struct event_base *base = process->agent.base;
@@ -160,6 +172,7 @@ static int watch_signals(struct process *process)
 	event_add(process->term, NULL);
 	event_add(process->interrupt, NULL);
 	event_add(process->hangup, NULL);
+	mask_signals(SIG_UNBLOCK);
 	return 0;
 }
 
@@ -386,6 +399,7 @@ int main(int argc, char **argv)
 	struct agent *agent = &process.agent;
 	int err;
 
+	mask_signals(SIG_BLOCK);
 	if (config_load(&agent->config, argc, argv))
 		return EXIT_USAGE;
 	if (agent->config.metrics_doc) {
@@ -403,8 +417,10 @@ int main(int argc, char **argv)
 	raise_limits(&agent->config);
 	if (agent->config.cleanup_on_term_ms && keeper_wait(agent->config.pin_dir, agent->config.cleanup_on_term_ms))
 		return EXIT_SUCCESS;
-	if (agent->config.cleanup || agent->config.cleanup_on_term_ms)
+	if (agent->config.cleanup || agent->config.cleanup_on_term_ms) {
+		mask_signals(SIG_UNBLOCK);
 		return run_cleanup(agent);
+	}
 	err = init_parts(&process);
 	if (!err) {
 		log_info("started", "version=%s endpoints=%u policy=%s", LLMD_VERSION, agent->endpoints->n,

@@ -169,7 +169,8 @@ static bool read_heads(struct exchange *exchange, const char *data, size_t len, 
 		if (!pass_interim(exchange, &head, data + *used))
 			return false;
 	}
-	health_answered(exchange->client->agent->health, (uint32_t)exchange->decision.endpoint, head.status);
+	if (head.status >= 500)
+		health_answered(exchange->client->agent->health, (uint32_t)exchange->decision.endpoint, head.status);
 	if (head.status >= 502 && head.status <= 504 && exchange_try_elsewhere(exchange))
 		return false;
 	begin_answer(exchange, &head, data + *used, len - *used);

@@ -157,7 +157,7 @@ static __always_inline enum reason slot_pod_reset(struct slot *slot, const struc
 	bool opening = slot->flags & SLOT_AFFINITY && !slot->pod_start;
 
 	if (opening ? slot_syn_is_acked(slot, packet) : packet->seq == slot->pod_next)
-		slot_raise(slot, SLOT_RESET);
+		slot_raise(slot, SLOT_RESET | SLOT_POD_RESET);
 	return REASON_NONE;
 }
 

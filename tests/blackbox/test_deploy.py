@@ -166,6 +166,25 @@ def test_doctor_reads_the_agents_environment(tmp_path):
     assert re.search(r"^\d+ ok, \d+ notes, \d+ warnings, \d+ bad$", done.stdout, re.M)
 
 
+@pytest.mark.parametrize("options", [("--cleanup-on-term", "500ms"), ("--datapath", "relay", "--drain-timeout", "0s")], ids=["keeper", "agent"])
+def test_told_to_end_before_it_is_ready(tmp_path, options):
+    """It is caught in its first line of log: nobody reads it."""
+    theirs, ours = os.pipe()
+    os.set_blocking(ours, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(ours, b" " * 4096)
+    os.set_blocking(ours, True)
+    args = [f"{BUILD}/llmd-agent", "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{free_port()}", "--endpoint", "127.0.0.1:1", "--pin-dir", str(tmp_path / "none")]
+    process = subprocess.Popen([*args, *options], stderr=ours)
+    os.close(ours)
+    wait_for(lambda: "pipe_write" in open(f"/proc/{process.pid}/wchan").read(), "a line of log that blocks")
+    process.send_signal(signal.SIGTERM)
+    text = os.fdopen(theirs, "rb").read().decode()
+    assert process.wait(30) == 0, text.strip()
+    assert ("keeper was told to end" if "keeper" in text else "draining") in text
+
+
 def test_keeper_waits_and_removes_what_nobody_uses(run, tmp_path):
     """Without a BPF file system: that it waits, looks and ends. What it removes from the kernel: tests/net, tests/e2e."""
     log = str(tmp_path / "keeper.log")

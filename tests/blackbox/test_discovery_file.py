@@ -73,6 +73,17 @@ def test_a_broken_file_keeps_the_last_one_and_says_where(run, tmp_path, text, wh
     wait_for(lambda: set(table(agent)) == {"127.0.0.1:78"}, "the repaired file")
 
 
+def test_a_file_that_is_gone_keeps_the_last_one_and_names_no_line(run, tmp_path):
+    path = tmp_path / "endpoints.yaml"
+    path.write_text("- 127.0.0.1:77\n")
+    agent = run(Agent, [], "--endpoints-file", str(path))
+    path.unlink()
+    wait_for(lambda: f"at={path} error=\"No such file or directory\"" in open(agent.log).read(), "the error")
+    assert set(table(agent)) == {"127.0.0.1:77"}
+    path.write_text("- 127.0.0.1:78\n")
+    wait_for(lambda: set(table(agent)) == {"127.0.0.1:78"}, "the file that is back")
+
+
 def test_links_directories_and_hangup(run, tmp_path):
     """A mounted ConfigMap: the file is a link by way of a directory that is replaced."""
     for name, port in (("one", 9), ("two", 10)):

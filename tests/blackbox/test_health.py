@@ -96,6 +96,30 @@ def test_never_the_last_half(run):
     assert status == 503 and retry_after and json.loads(body)["error"]["type"] == "service_unavailable"
 
 
+def test_a_pod_that_crashes_again_stays_out_unless_it_is_needed(run):
+    """For a minute, by its checks it is well all the time; but when another one is gone, too, it is better than nothing."""
+    endpoints, pods = sims(run, 3)
+    agent = run(Agent, endpoints, *CHECKS[:-2], "--eject-time", "60s")
+    agent.ready(3)
+
+    def crash(endpoint):
+        pods[endpoint].process.kill()
+        pods[endpoint].process.wait()
+        state_is(agent, endpoint, "ejected")
+
+    crash(endpoints[0])
+    pods[endpoints[0]] = one_sim(run, endpoints[0])
+    state_is(agent, endpoints[0], "ready")
+    crash(endpoints[0])
+    pods[endpoints[0]] = one_sim(run, endpoints[0])
+    checks = agent.metric('llmd_health_events_total{event="check_ok"}')
+    wait_for(lambda: agent.metric('llmd_health_events_total{event="check_ok"}') > checks + 12, "four checks of each")
+    assert of(agent, endpoints[0])["state"] == "ejected"
+    crash(endpoints[1])
+    state_is(agent, endpoints[0], "ready")
+    assert ask(agent)[0] == 200
+
+
 def test_5xx_streak_ejects(run):
     bad = run(Pod, lambda c, r: c.sendall(answer(b"{}", b"500 Internal Server Error")))
     good = run(Pod, lambda c, r: c.sendall(answer(b"{}")))

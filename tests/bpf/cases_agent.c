@@ -98,7 +98,7 @@ static const struct fixture cases[] = {
 	{ .name = "a pod that resets after its answer began: the client's matter", .conn = &fresh4,
 		.slot = { .flags = STREAM, .pod_next = ANSWER_POD + 9 },
 	  .step = { DOWN(P4(ANSWER_POD + 9, 0, RST), PC4(ANSWER + 9, 0, RST),
-		.after = { .flags = STREAM | SLOT_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)) } },
+		.after = { .flags = STREAM | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)) } },
 
 	{ .name = "the agent's socket of the client is mute", .conn = &fresh4,
 	  .step = { MUTED_C(PC4(ANSWER, REQUEST_END, ACK)), MUTED_C(PC4(ANSWER, REQUEST_END, ACK, .payload = TEXT("x"))),

@@ -107,14 +107,14 @@ static const struct fixture cases[] = {
 	  .step = { CLIENT_SAYS(RST_ACK | WIRE_FIN, 1, 0), CLIENT_SAYS(RST_ACK | WIRE_FIN, 0, 0,
 		.after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)) } },
 	{ .name = "the pod's RST at the end of what it has sent", .conn = &conn4,
-	  .step = { POD_SAYS(RST_ACK, 0, 0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED },
+	  .step = { POD_SAYS(RST_ACK, 0, 0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED },
 		.events = EVENT(EVENT_END)) } },
 	{ .name = "the pod's RST one off", .conn = &conn4, .step = { POD_RESETS(1), POD_RESETS(-1) } },
 	{ .name = "an RST after the end is not told again", .conn = &conn4, .slot = ENDED_NUMBERS(OVER),
 	  .step = { CLIENT_RESETS(1, .after = { .flags = OVER | SLOT_RESET }), POD_RESETS(1) } },
 	{ .name = "an RST of each side is told once", .conn = &conn6,
 	  .step = { DOWN(P6(ANSWER_POD, REQUEST_END_POD, RST_ACK), PC6(ANSWER, REQUEST_END, RST_ACK),
-		.after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)),
+		.after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)),
 		  UP(C6(REQUEST_END, 0, RST), CP6(REQUEST_END_POD, 0, RST)) } },
 
 	/* The client's address used again (the old agent's socket is gone, so nobody else would answer). */

@@ -26,10 +26,10 @@ def one_segment_packets(net):
         ip(namespace, *(f"link set {d} gso_max_segs 1" for d in devices))
 
 
-def bad_link(directory, namespace, device, drop=0, fins=0, hold=0, hold_ms=2, mtu=1500):
-    """What namespace receives on device loses one packet in drop and the first fins FINs; one in hold comes hold_ms late."""
+def bad_link(directory, namespace, device, drop=0, fins=0, last=0, hold=0, hold_ms=2, mtu=1500):
+    """What namespace receives on device loses one packet in drop, of each connection the first FIN (fins=1) or what comes behind one (last=1); one in hold comes hold_ms late."""
     detour = add_detour(namespace, device, hold_ms, mtu) if hold else 0
-    program = build(directory, DROP=drop, FINS=fins, HOLD=hold, DETOUR=detour)
+    program = build(directory, DROP=drop, FINS=fins, LAST=last, HOLD=hold, DETOUR=detour)
     namespace.run("tc", "qdisc", "add", "dev", device, "clsact")
     namespace.run("tc", "filter", "add", "dev", device, "ingress", "bpf", "direct-action", "object-file", program, "section", "tc")
 

@@ -3,7 +3,8 @@
  * A bad link for the network tests, at the ingress of a device. Built for each use with
  *
  *   DROP   one TCP packet in DROP is lost; 0: none
- *   FINS   the first that many FINs are lost
+ *   FINS   1: the first FIN of each connection is lost
+ *   LAST   1: of each connection the first packet behind a FIN is lost
  *   HOLD   one TCP packet in HOLD takes the detour through device DETOUR, where tun.py holds it: it comes
  * late; 0: none
  */
@@ -18,7 +19,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-static __u32 fins;
+static __u8 seen[1 << 16]; /* by ports, of which one is the same for all connections */
 
 static __always_inline struct tcphdr *tcp_of(struct __sk_buff *skb)
 {
@@ -36,6 +37,22 @@ static __always_inline struct tcphdr *tcp_of(struct __sk_buff *skb)
 	return 0;
 }
 
+static __always_inline int is_one_of_the_end(const struct tcphdr *tcp)
+{
+	enum { NOTHING, FIN, LOST };
+	__u8 *had = &seen[(__u16)(tcp->source ^ tcp->dest)];
+
+	if (*had == NOTHING && tcp->fin) {
+		*had = FIN;
+		return FINS;
+	}
+	if (*had == FIN && LAST && !tcp->fin) {
+		*had = LOST;
+		return 1;
+	}
+	return 0;
+}
+
 static __always_inline int one_in(__u32 n)
 {
 	return n && bpf_get_prandom_u32() % n == 0;
@@ -48,8 +65,7 @@ int bad_link(struct __sk_buff *skb)
 
 	if (!tcp)
 		return TC_ACT_OK;
-	if (FINS && (void *)(tcp + 1) <= (void *)(long)skb->data_end && tcp->fin &&
-		__sync_fetch_and_add(&fins, 1) < FINS)
+	if ((FINS || LAST) && (void *)(tcp + 1) <= (void *)(long)skb->data_end && is_one_of_the_end(tcp))
 		return TC_ACT_SHOT;
 	if (one_in(DROP))
 		return TC_ACT_SHOT;

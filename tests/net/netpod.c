@@ -257,10 +257,14 @@ int main(int argc, char **argv)
 		const int n = epoll_wait(epoll_fd, events, 256, TICK_MS);
 
 		for (int i = 0; i < n; i++) {
+			struct conn *conn = conns[events[i].data.fd];
+
 			if (events[i].data.fd == listener)
 				accept_all(listener);
-			else if (conns[events[i].data.fd])
-				conn_run(conns[events[i].data.fd]);
+			else if (conn && conn->state == WRITE_BODY && events[i].events & EPOLLERR)
+				conn_drop(conn); /* reset, perhaps long before the next chunk */
+			else if (conn)
+				conn_run(conn);
 		}
 		tick();
 	}

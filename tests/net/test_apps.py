@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people run: the openai package unmodified, simulated vLLM pods, a replayed trace."""
+import contextlib
 import json
 import os
 import signal
+import time
 
 import openai
 import pytest
 
-from lib_agent import BUILD, POD_PORT, Process
+from lib_agent import BUILD, POD_PORT, Process, reset
 from lib_net import NODE, pod_address, wait_for
+from lib_peer import fetch, pod_endpoint, stream_body
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 40
 
@@ -90,6 +93,32 @@ def test_published_trace(world):
     assert result["failed"] == 0, result
     w.assert_handed_over(300)
     w.agent.idle()
+
+
+def test_a_pod_that_resets_streams_is_ejected(world):
+    """It answers 200, and checks, but breaks off each stream: the same over both data paths."""
+    w = world(pods=2)
+
+    def breaks_off(peer):
+        peer.read_body()
+        peer.answer_chunked()
+        peer.chunk(b"data: 1\n\n")
+        time.sleep(0.1)
+        reset(peer.socket)
+
+    w.script(breaks_off, 0)
+    w.script(lambda peer: (peer.read_body(), peer.answer(b"{}")), 1)
+    w.start_agent("--eject-time", "60s", handoff="always")
+    state = {e["address"]: e for e in w.agent.json("/v1/endpoints")}
+    assert state[pod_endpoint(0)]["state"] in ("starting", "ready")
+    for i in range(200):
+        with contextlib.suppress(OSError, EOFError):
+            fetch(w.client, stream_body(i))
+        state = {e["address"]: e for e in w.agent.json("/v1/endpoints")}
+        if state[pod_endpoint(0)]["state"] == "ejected":
+            break
+    assert state[pod_endpoint(0)]["state"] == "ejected", state
+    assert state[pod_endpoint(1)]["state"] in ("starting", "ready"), state
 
 
 @pytest.mark.parametrize("mode", ["keep", "reset"])

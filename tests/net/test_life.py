@@ -103,7 +103,9 @@ def test_restart_adopts(world):
     w.agent.kill()
     w.agent = w.start_agent()
     w.agent.ready(3)
-    assert sum(e["inflight_requests"] for e in w.agent.json("/v1/endpoints")) >= 300
+    known = sum(e["inflight_requests"] for e in w.agent.json("/v1/endpoints"))
+    running = sum(s["requests"] - s["answered"] for s in (pod.stats() for pod in w.pods)) - len(w.pods)  # but for those that ask
+    assert known >= running > 0, "on a slow machine the first streams have ended"
     assert {key: w.agent.json(f"/v1/sessions/{key}")["endpoint"] for key in bound} == bound
     load.all_ok()
     w.agent.idle()

@@ -91,8 +91,8 @@ static enum reason model_pod_close(struct model *model, const struct said *said,
 	if (said->flags & (TCP_RST | TCP_FIN) && !said->len && !model_is_acked(model) && model->pod_next == model->pod_start &&
 		!(said->flags & TCP_ACK && said->ack >= model->agent_end))
 		return REASON_CLOSE_TO_AGENT;
-	if (said->flags & TCP_RST && said->seq == model->pod_next)
-		model->flags |= SLOT_RESET;
+	if (said->flags & TCP_RST && said->seq == model->pod_next && !(model->flags & SLOT_RESET))
+		model->flags |= SLOT_RESET | SLOT_POD_RESET;
 	*is_over = said->flags & TCP_RST;
 	return REASON_NONE;
 }

@@ -4,7 +4,8 @@
  *
  * The decision sees only what an agent would see. What really hits is measured in caches of its own (the same as
  * llmd-sim's), so a wrong estimate costs hits. Each endpoint computes prompts one after another at --prefill-rate: tokens
- * in flight are released when the prompt is done, the request when its last token is out.
+ * in flight are released when the prompt is done, the request when its last token is out: answers and prompts do not delay
+ * each other. A slow one takes twice as long for both.
  */
 #include "tools/load/dry_run.h"
 
@@ -163,7 +164,7 @@ static void note_session(struct dry *dry, uint32_t session, int endpoint, struct
 static int one(struct dry *dry, const struct trace_request *from, struct dry_run_result *out)
 {
 	const struct dry_run_config *config = dry->config;
-	double now_ms = (double)from->at_ms / config->time_scale, done_ms, begin = cpu_now_s();
+	double now_ms = (double)from->at_ms / config->time_scale, done_ms, begin = cpu_now_s(), times;
 	struct running running = { 0 };
 	struct decision decision;
 	struct decide_request request = {
@@ -190,11 +191,12 @@ static int one(struct dry *dry, const struct trace_request *from, struct dry_run
 	dry->uncached[i] += done_ms;
 	if (config->untold)
 		decider_learn_hits(dry->decider, (uint32_t)i, from->input_tokens, from->input_tokens - done_ms, false);
-	done_ms = done_ms * 1000 / (config->prefill_rate / ((uint32_t)i < config->slow ? 2 : 1)) +
+	times = (uint32_t)i < config->slow ? 2 : 1; /* as long as the others */
+	done_ms = times * done_ms * 1000 / config->prefill_rate +
 		  (dry->busy_until_ms[i] > now_ms ? dry->busy_until_ms[i] : now_ms);
 	dry->busy_until_ms[i] = running.first_ms = done_ms;
 	dry->ttft_s[out->requests] = (done_ms - now_ms) / 1000;
-	running.end_ms = done_ms + from->output_tokens * config->itl_ms;
+	running.end_ms = done_ms + times * from->output_tokens * config->itl_ms;
 	out->requests++;
 	out->blocks += from->n_ids;
 	out->hits += hits;

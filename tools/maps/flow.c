@@ -179,6 +179,7 @@ static const struct {
 	{ SLOT_CLIENT_FIN_ACKED, "client-fin-acked" },
 	{ SLOT_POD_FIN_ACKED, "pod-fin-acked" },
 	{ SLOT_RESET, "reset" },
+	{ SLOT_POD_RESET, "pod-reset" },
 	{ SLOT_ORPHAN, "orphan" },
 	{ SLOT_ENDED, "ended" },
 	{ SLOT_AGENT_FIN, "agent-fin" },
