@@ -12,12 +12,16 @@ WORK = f"{ROOT}/build/e2e"
 SETTINGS = ["LLMD_FLOWS_MAX=4096", "LLMD_SESSIONS_MAX=65536", "LLMD_PREFIX_MAP_MAX=65536", "LLMD_LOG_LEVEL=debug", "LLMD_DATAPATH=kernel"]
 
 
+def settings_lines(settings):
+    return ("configMapGenerator:\n- name: llmd\n  namespace: llmd\n  behavior: merge\n  literals:\n" +
+            "".join(f"  - {setting}\n" for setting in settings))
+
+
 def write_overlay(settings):
     os.makedirs(WORK, exist_ok=True)
-    lines = "".join(f"  - {setting}\n" for setting in settings)
     with open(f"{WORK}/kustomization.yaml", "w") as f:
-        f.write("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../deploy/daemonset/overlays/sim]\n"
-                f"configMapGenerator:\n- name: llmd\n  namespace: llmd\n  behavior: merge\n  literals:\n{lines}")
+        f.write("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../deploy/daemonset/overlays/sim]\n" +
+                settings_lines(settings))
 
 
 def apply(cluster):
