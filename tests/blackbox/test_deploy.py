@@ -85,7 +85,7 @@ def test_image_is_small_and_the_same_twice(tmp_path):
     root = str(tmp_path / "image/root")
     assert not os.path.exists(f"{root}/bin/sh") and not os.path.exists(f"{root}/usr/bin/sh")
     # In the image's own root, with nothing of this machine's.
-    for program in ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor") if os.geteuid() == 0 else ():
+    for program in ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor", "llmd-events") if os.geteuid() == 0 else ():
         done = subprocess.run([f"/usr/bin/{program}", "--version"], preexec_fn=lambda: os.chroot(root), cwd="/", capture_output=True, text=True)
         assert done.stdout.startswith(program), done.stderr
 
