@@ -9,7 +9,7 @@ AGENT := admin affinity attach buffer client clock config conntrack datapath dec
 	http_rewrite json k8s_model k8s_object k8s_source k8s_stream k8s_watch keeper kernel_features listener map_batch metrics \
 	metrics_collect metrics_endpoint metrics_events metrics_kernel metrics_print mirror mirror_load netlink netlink_request older \
 	pace peer pins pipe_pool port_pool prefix prefix_hash probe prober prompt reach response retry_budget session session_key \
-	sockops status tcp_repair upstream
+	sockops standby status tcp_repair upstream
 TOOLS := llmd-sim llmd-load llmd-maps llmd-doctor llmd-events
 DOCTOR := main kernel node reach
 SIM := main conn request answer scheduler cache pod_metrics

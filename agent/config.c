@@ -343,6 +343,8 @@ static const struct option_row rows[] = {
 	{ "metrics-listen", "ADDR:PORT", NULL, "an IP address and port",
 	  "Serves /metrics, /healthz and /readyz there, too, for scrapers of other machines, and nothing else of --admin.",
 	  option_parse_address, FIELD(metrics_listen) },
+	{ "standby", NULL, NULL, "given without a value",
+	  "While another agent has --admin or --pin-dir, wait until it leaves them, rather than fail.", option_parse_flag, FIELD(standby) },
 	{ "log-level", "LEVEL", "info", "debug, info, warn or error", "debug logs every request.",
 	  option_parse_enum, FIELD(log_level), level_names },
 	{ "access-log", "N", "0", "a number", "Log one of N requests, with its id, pod, reason, tokens and duration, at level info; 0: none.",

@@ -82,7 +82,7 @@ struct config {
 	const char *pin_dir;
 	struct config_ports port_range, affinity_ports;
 	uint64_t flows_max, prefix_map_max, idle_timeout_ms;
-	bool cleanup;
+	bool cleanup, standby;
 	uint64_t cleanup_on_term_ms; /* 0: not a keeper */
 	int log_level, log_format;
 	uint64_t access_log; /* one of so many requests; 0: none */

@@ -389,6 +389,12 @@ void datapath_hold_syns(struct datapath *datapath, uint64_t ms)
 	datapath->control->hold_until_ns = ms ? (agent_now_ms() + ms) * 1000000 : 0;
 }
 
+void datapath_listening(struct datapath *datapath)
+{
+	datapath_hold_syns(datapath, 0);
+	devices_drop_old_fronts(datapath->devices);
+}
+
 /* ---- what an earlier agent knew ---- */
 
 void datapath_read_endpoints(struct datapath *datapath, struct endpoint_entry entries[LLMD_ENDPOINT_MAX])

@@ -65,6 +65,9 @@ bool datapath_is_open(const struct datapath *datapath);
 /** datapath_hold_syns() - while another agent takes over: clients' SYNs are dropped for that long, and come again. 0: no more. */
 void datapath_hold_syns(struct datapath *datapath, uint64_t ms);
 
+/** datapath_listening() - clients that an earlier agent has held may come now. */
+void datapath_listening(struct datapath *datapath);
+
 /** datapath_cleanup() - removes all that is pinned or attached. Return: 0, or -errno, logged. */
 int datapath_cleanup(struct agent *agent);
 

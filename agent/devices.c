@@ -107,15 +107,17 @@ static void refresh_fronts(struct devices *devices)
 	devices->n_fronts = devices->n_seen;
 }
 
-/* An earlier agent may have listened elsewhere. */
-static void drop_old_fronts(struct devices *devices)
+void devices_drop_old_fronts(struct devices *devices)
 {
 	int fd = datapath_map_fd(devices->datapath, MAP_FRONTS);
-	struct front front;
+	struct front front, old[FRONTS_MAX];
+	uint32_t n = 0;
 
-	while (!bpf_map_get_next_key(fd, NULL, &front))
-		if (bpf_map_delete_elem(fd, &front))
-			break;
+	for (void *at = NULL; n < FRONTS_MAX && !bpf_map_get_next_key(fd, at, &front); at = &front)
+		if (!has_front(devices->fronts, devices->n_fronts, &front))
+			old[n++] = front;
+	while (n)
+		bpf_map_delete_elem(fd, &old[--n]);
 }
 
 /* ---- ways to the pods ---- */
@@ -361,7 +363,6 @@ int devices_new(struct agent *agent, struct datapath *datapath, struct llmd_bpf 
 
 void devices_watch_endpoints(struct devices *devices)
 {
-	drop_old_fronts(devices);
 	drop_old_endpoints(devices);
 	devices->agent->endpoints->on_change = on_endpoint;
 	devices->agent->endpoints->on_change_ctx = devices;

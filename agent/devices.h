@@ -21,6 +21,9 @@ void devices_free(struct devices *devices);
 /** devices_watch_endpoints() - from then on the maps follow the endpoint table; what an earlier agent left over goes. */
 void devices_watch_endpoints(struct devices *devices);
 
+/** devices_drop_old_fronts() - an earlier agent may have listened elsewhere, or learnt. Only now that SYNs need not be held there. */
+void devices_drop_old_fronts(struct devices *devices);
+
 /** devices_changed() - for netlink_new(); @datapath. */
 void devices_changed(void *datapath);
 

@@ -9,13 +9,11 @@
 #include "agent/keeper.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <sys/file.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "agent/pins.h"
 #include "lib/log.h"
 
 enum { LOOK_MS = 500, BUSY_PERIODS = 3 };
@@ -34,16 +32,6 @@ static void wait_for_signal(const char *pin_dir)
 	sigprocmask(SIG_UNBLOCK, &set, NULL); /* a second one ends at once */
 }
 
-static bool is_held(const char *pin_dir)
-{
-	int fd = open(pin_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	bool held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB);
-
-	if (fd >= 0)
-		close(fd);
-	return held;
-}
-
 int keeper_wait(const char *pin_dir, uint64_t quiet_ms)
 {
 	const struct timespec pause = { .tv_nsec = LOOK_MS * 1000000 };
@@ -52,7 +40,7 @@ int keeper_wait(const char *pin_dir, uint64_t quiet_ms)
 	wait_for_signal(pin_dir);
 	log_info("keeper was told to end", "quiet_ms=%lu", (unsigned long)quiet_ms);
 	while (free_ms < quiet_ms) {
-		bool held = is_held(pin_dir);
+		bool held = pins_held(pin_dir);
 
 		free_ms = held ? 0 : free_ms + LOOK_MS;
 		waited_ms += LOOK_MS;

@@ -28,6 +28,7 @@
 #include "agent/mirror.h"
 #include "agent/prober.h"
 #include "agent/session_key.h"
+#include "agent/standby.h"
 #include "agent/upstream.h"
 #include "lib/log.h"
 #include "lib/version.h"
@@ -101,7 +102,7 @@ static void drain(evutil_socket_t fd, short what, void *arg)
 	agent->draining = true;
 	log_info("draining", "connections=%lu", (unsigned long)agent->n_clients);
 	listeners_close(process->listeners);
-	if (agent->datapath) { /* a successor may start from now on */
+	if (agent->datapath || agent->config.standby) { /* a successor may start from now on */
 		admin_free(process->admin);
 		process->admin = NULL;
 	}
@@ -319,7 +320,7 @@ static int init_parts(struct process *process)
 		err = watch_signals(process);
 	err = err ? err : listeners_new(agent, &process->listeners);
 	if (!err && agent->datapath)
-		datapath_hold_syns(agent->datapath, 0); /* an earlier agent's clients may come now */
+		datapath_listening(agent->datapath);
 	return err;
 }
 
@@ -421,6 +422,8 @@ int main(int argc, char **argv)
 		mask_signals(SIG_UNBLOCK);
 		return run_cleanup(agent);
 	}
+	if (agent->config.standby && standby_wait(&agent->config))
+		return EXIT_SUCCESS;
 	err = init_parts(&process);
 	if (!err) {
 		log_info("started", "version=%s endpoints=%u policy=%s", LLMD_VERSION, agent->endpoints->n,

@@ -4,12 +4,14 @@
 #include "agent/pins.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <libgen.h>
 #include <linux/magic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -72,6 +74,16 @@ int pins_make_dir(const char *dir)
 		return -ENOTSUP;
 	}
 	return make_one(pin_path(links, dir, "links"));
+}
+
+bool pins_held(const char *dir)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB);
+
+	if (fd >= 0)
+		close(fd);
+	return held;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

@@ -3,6 +3,8 @@
 #ifndef LLMD_AGENT_PINS_H
 #define LLMD_AGENT_PINS_H
 
+#include <stdbool.h>
+
 enum { PIN_PATH_MAX = 512, PIN_DIR_MAX = 400 /* leaves room for the longest name of a link */ };
 
 /** pin_path() - "@dir/@name" into @out of PIN_PATH_MAX bytes. Return: @out. */
@@ -13,6 +15,9 @@ const char *pin_path(char *out, const char *dir, const char *name);
  * Return: 0, -ENOTSUP when @dir would not be on a BPF file system, or another -errno.
  */
 int pins_make_dir(const char *dir);
+
+/** pins_held() - whether an agent has @dir just now; who asks holds it itself for a moment. */
+bool pins_held(const char *dir);
 
 /** pins_remove() - all below @dir, @dir itself, and its parent if that is left empty and called llmd. Return: 0 or -errno. */
 int pins_remove(const char *dir);

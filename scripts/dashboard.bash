@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash disable=SC2034,SC2154 # variables that scripts/demo sets and uses
 # Read by scripts/demo with DASHBOARD=1 (make demo-dashboard): the demo's pods and agent under load until Ctrl-C or for DASHBOARD_SECONDS, with a
-# Prometheus beside them that scrapes every second and has the rules of deploy/monitoring, and a Grafana with the dashboards where
-# grafana-server is installed. With namespaces Prometheus runs on the node, which gets a cable to this machine for the browser.
+# Redis (where it is installed) and a Prometheus beside them, which scrapes every second and has the rules of deploy/monitoring, and a Grafana with the
+# dashboards where grafana-server is installed. With namespaces Prometheus runs on the node, which gets a cable to this machine for the browser.
 
 dashboard_needs() {
     local missing=()
@@ -25,6 +25,16 @@ dashboard_cable() {
     prometheus_ip=10.89.$(($$ % 256)).1
     ip -n "$name-node" addr add "$prometheus_ip/30" dev machine
     ip -n "$name-node" link set machine up
+}
+
+# The agent alone has nobody to share with; that it tells and reads what there would be shows in the dashboards.
+start_redis() {
+    command -v redis-server >/dev/null || { echo "Redis: not installed; its panels stay empty"; return; }
+    redis-server --port 0 --unixsocket "$work/redis.sock" --save '' --appendonly no --dir "$work" >"$work/redis.log" &
+    pids+=($!)
+    od -An -N 16 -tx1 /dev/urandom | tr -d ' \n' >"$work/session-secret"
+    chmod 600 "$work/session-secret"
+    extra+=(--redis "unix://$work/redis.sock" --session-secret-file "$work/session-secret")
 }
 
 start_prometheus() {
@@ -84,6 +94,7 @@ dashboard() {
         prometheus=http://$prometheus_ip:9090
     fi
     extra=(--metrics-listen "$metrics_listen")
+    start_redis
     start prefix-cache-aware
     await_agent
     start_prometheus

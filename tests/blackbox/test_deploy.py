@@ -7,13 +7,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
-from conftest import BUILD, Agent, Process, free_port, wait_for
+from conftest import BUILD, Agent, Pod, Process, answer, free_port, wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-OVERLAYS = sorted(os.listdir(f"{ROOT}/deploy/daemonset/overlays"))
+sys.path.append(f"{ROOT}/tests")
+from lib_manifests import OVERLAYS, deploy  # noqa: E402,F401 (a fixture)
+
 CACHE = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
 once = pytest.mark.skipif("san" in BUILD, reason="once is enough")
 
@@ -29,17 +32,6 @@ def kustomize():
 
 def build(directory):
     return subprocess.run([*kustomize(), directory], capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def deploy(tmp_path_factory):
-    """A copy with the secrets that an operator makes."""
-    copy = str(tmp_path_factory.mktemp("deploy") / "deploy")
-    shutil.copytree(f"{ROOT}/deploy", copy)
-    for component, name in (("session-secret", "session-secret"), ("redis", "redis-password")):
-        with open(f"{copy}/daemonset/components/{component}/{name}", "w") as f:
-            f.write("0123456789abcdef0123456789abcdef\n")
-    return copy
 
 
 @once
@@ -64,23 +56,20 @@ def test_base_grants_what_is_documented_and_no_more(deploy):
     assert re.findall(r"^  - (\w+)$", role, re.M) == ["endpointslices", "get", "list", "watch", "pods", "get", "list", "watch"]
     for workload in (part for part in done.stdout.split("---\n") if "kind: DaemonSet\n" in part):
         assert re.search(r"capabilities:\n\s+add:\n\s+- BPF\n\s+- NET_ADMIN\n\s+- PERFMON\n\s+drop:\n\s+- ALL\n", workload)
+        assert "hostPort" not in workload, "two agents of a rollout could not be on one node"
         assert "readOnlyRootFilesystem: true" in workload and "type: RuntimeDefault" in workload and "allowPrivilegeEscalation: false" in workload
 
 
 @once
 @pytest.mark.skipif(not kustomize(), reason="neither kustomize nor kubectl is installed")
 def test_options_of_the_manifests_are_the_agents(deploy):
-    """Those that this agent has, with values that it takes; others are of a version that discovers pods."""
-    known = set(re.findall(r"^  --([a-z-]+)", subprocess.run([f"{BUILD}/llmd-agent", "--help"], capture_output=True, text=True).stdout, re.M))
+    """Those that this agent has, with values that it takes."""
+    known = set(re.findall(r"^  --([a-z0-9-]+)", subprocess.run([f"{BUILD}/llmd-agent", "--help"], capture_output=True, text=True).stdout, re.M))
     built = build(f"{deploy}/daemonset").stdout
     options = dict(re.findall(r'^  (LLMD_\w+): "?([^"\n]+)"?$', built, re.M))
     assert len(options) > 4
-    unknown = {name for name in options if name[5:].lower().replace("_", "-") not in known}
-    assert unknown <= {"LLMD_DISCOVER_K8S"}
-    environment = {**os.environ, **options, "LLMD_ENDPOINT": "127.0.0.1:1"}
-    if "LLMD_DISCOVER_K8S" not in unknown:
-        del environment["LLMD_ENDPOINT"]
-    done = subprocess.run([f"{BUILD}/llmd-agent", "--check-config"], env=environment, capture_output=True, text=True)
+    assert {name[5:].lower().replace("_", "-") for name in options} <= known
+    done = subprocess.run([f"{BUILD}/llmd-agent", "--check-config", "--standby"], env={**os.environ, **options}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -96,7 +85,7 @@ def test_image_is_small_and_the_same_twice(tmp_path):
     root = str(tmp_path / "image/root")
     assert not os.path.exists(f"{root}/bin/sh") and not os.path.exists(f"{root}/usr/bin/sh")
     # In the image's own root, with nothing of this machine's.
-    for program in ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor") if os.geteuid() == 0 else ():
+    for program in ("llmd-agent", "llmd-maps", "llmd-sim", "llmd-load", "llmd-doctor", "llmd-events") if os.geteuid() == 0 else ():
         done = subprocess.run([f"/usr/bin/{program}", "--version"], preexec_fn=lambda: os.chroot(root), cwd="/", capture_output=True, text=True)
         assert done.stdout.startswith(program), done.stderr
 
@@ -193,3 +182,34 @@ def test_keeper_waits_and_removes_what_nobody_uses(run, tmp_path):
     assert keeper.process.poll() is None
     keeper.process.send_signal(signal.SIGTERM)
     assert keeper.end() == 0 and "keeper was told to end" in open(log).read()
+
+
+def test_standby_waits_and_follows(run, tmp_path):
+    """Relaying: the successor serves as soon as the old agent drains, not when its last request has ended."""
+    finish = threading.Event()
+
+    def behave(connection, _):
+        finish.wait(30)
+        connection.sendall(answer(b"late"))
+
+    pod = run(Pod, behave)
+    first = run(Agent, [pod.endpoint], "--standby")
+    arguments = ["--listen", f"127.0.0.1:{first.port}", "--admin", f"127.0.0.1:{first.admin}", "--datapath", "relay", "--endpoint", pod.endpoint, "--standby"]
+    logs = [str(tmp_path / f"standby{i}.log") for i in (1, 2)]
+    unneeded, second = (Process(log, f"{BUILD}/llmd-agent", *arguments) for log in logs)
+    try:
+        for log in logs:
+            wait_for(lambda log=log: "standing by" in open(log).read(), "standing by")
+        assert unneeded.end() == 0
+        with first.connect() as client:
+            client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n")
+            wait_for(lambda: pod.requests, "the request at the pod")
+            first.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: 'msg="started"' in open(logs[1]).read(), "the successor")
+            assert first.process.poll() is None
+            finish.set()
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        first.process.wait(20)
+        assert "listening" in open(logs[1]).read() and "listening" not in open(logs[0]).read()
+    finally:
+        unneeded.end(), second.end()

@@ -65,6 +65,26 @@ def test_metrics_in_rules_and_dashboards_exist():
         assert not unknown, (name, unknown)
 
 
+def test_every_document_is_found_from_the_readme():
+    readme = text("README.md")
+    assert not [name for name in DOCUMENTS[1:] if f"]({name})" not in readme]
+
+
+def test_the_readmes_demo_is_the_one_that_is_explained():
+    shown = re.search(r"^ +round-robin +prefix-cache-aware\n.*?^  at the end the client has .*?$", text("README.md"), re.M | re.S)[0]
+    for part in shown.split("\n\n"):
+        assert part in text("docs/demo.md")
+
+
+def test_the_demo_prints_what_is_shown():
+    """Headings and labels of the transcript, each in the script that prints it."""
+    printed = text("scripts/demo") + text("scripts/demo-table") + text("scripts/dashboard.bash")
+    labels = ("the kernel carries the streams", "one stream of 80 tokens in 8 s, and the agent is stopped in its middle", "kernel has sent on",
+              "at the end the client has", "largest pod's uncached tokens / mean", "turns at the pod of the turn before", "Grafana: not installed")
+    for label in labels:
+        assert label in printed and label in text("docs/demo.md"), label
+
+
 def anchors(path):
     """Of the headings, as GitHub makes them."""
     with open(path) as f:

@@ -2,34 +2,32 @@
 """Applies deploy/ with simulated pods to the cluster of KUBECONFIG, and removes all of it, whatever happens. The images must be there:
 localhost/llmd (scripts/image) and localhost/llmd-e2e-client:1 (tests/e2e/client-image)."""
 import os
-import subprocess
 
 import pytest
 
 from lib import OWN, ROOT, Cluster, kubectl, wait_for
 
 WORK = f"{ROOT}/build/e2e"
-DISCOVERS = "--discover-k8s" in subprocess.run([f"{ROOT}/build/llmd-agent", "--help"], capture_output=True, text=True, check=True).stdout
 # A small flow table: the nodes of a test are small. Streams must not wait for tests either.
 SETTINGS = ["LLMD_FLOWS_MAX=4096", "LLMD_SESSIONS_MAX=65536", "LLMD_PREFIX_MAP_MAX=65536", "LLMD_LOG_LEVEL=debug", "LLMD_DATAPATH=kernel"]
 
 
+def settings_lines(settings):
+    return ("configMapGenerator:\n- name: llmd\n  namespace: llmd\n  behavior: merge\n  literals:\n" +
+            "".join(f"  - {setting}\n" for setting in settings))
+
+
 def write_overlay(settings):
     os.makedirs(WORK, exist_ok=True)
-    lines = "".join(f"  - {setting}\n" for setting in settings)
     with open(f"{WORK}/kustomization.yaml", "w") as f:
-        f.write("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../deploy/daemonset/overlays/sim]\n"
-                f"configMapGenerator:\n- name: llmd\n  namespace: llmd\n  behavior: merge\n  literals:\n{lines}")
+        f.write("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../deploy/daemonset/overlays/sim]\n" +
+                settings_lines(settings))
 
 
 def apply(cluster):
-    """Without discovery the agents are told the pods' addresses, once they have some."""
     write_overlay(SETTINGS)
     kubectl("apply", "-k", WORK)
     kubectl("rollout", "status", "deployment/vllm", "--timeout", "120s")
-    if not DISCOVERS:
-        write_overlay([*SETTINGS, f"LLMD_ENDPOINT={' '.join(cluster.decode_pods())}"])
-        kubectl("apply", "-k", WORK)
     kubectl("rollout", "status", "daemonset/llmd-agent", "--timeout", "120s")
     wait_for(lambda: len(cluster.pods("llmd-keeper")) == len(cluster.nodes), "keepers")
 

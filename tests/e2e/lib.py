@@ -144,6 +144,27 @@ class PodStream(Stream):
         self.begun.set()
 
 
+PROBE = """while [ -e {file} ]; do
+    curl -s -o {file}.out -m 20 -w '%{{http_code}} %{{time_connect}} %{{time_total}}\\n' -H 'Connection: close' -d '{body}' {url} || true
+    sleep 0.05
+done"""
+
+
+class Probe:
+    """New connections one after the other from a pod of the tests on a node, each with a short request, until end()."""
+
+    def __init__(self, cluster, node, address, port):
+        self.where, self.pod, self.file = f"{node} to {address}:{port}", cluster.own_pod("client", node), f"/tmp/probe-{address}"
+        script = f"touch {self.file}; " + PROBE.format(file=self.file, body=body_of(1, stream=False), url=f"http://{address}:{port}/v1/chat/completions")
+        self.process = subprocess.Popen(["kubectl", "--namespace", OWN, "exec", self.pod, "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+
+    def end(self):
+        """Return: (status or 0, seconds to connect, seconds in all) of each."""
+        kubectl("exec", self.pod, "--", "rm", self.file, namespace=OWN)
+        lines = self.process.communicate(timeout=60)[0].split("\n")
+        return [(int(code), float(connect), float(total)) for code, connect, total in (line.split() for line in lines if line)]
+
+
 def from_outside(cluster, node, address, port, session):
     stream = Stream(address, port, session)
     stream.join(180)

@@ -4,12 +4,13 @@ import collections
 import os
 import re
 import subprocess
+import time
 import uuid
 
 import pytest
 
-from conftest import DISCOVERS, WORK
-from lib import POD_PORT, PORT, PodStream, Stream, from_outside, from_pod, kubectl, objects, wait_for
+from conftest import WORK
+from lib import POD_PORT, PORT, PodStream, Probe, Stream, from_outside, from_pod, kubectl, objects, wait_for
 
 WAYS = {
     "host port, from outside": (from_outside, "host"),
@@ -19,7 +20,6 @@ WAYS = {
     "ClusterIP, from the node": (from_pod("node"), "clusterip"),
 }
 NODE_EXEC = os.environ.get("LLMD_NODE_EXEC", "").split()
-needs_discovery = pytest.mark.skipif(not DISCOVERS, reason="the agent has no --discover-k8s: pods are named to it once")
 
 
 def name():
@@ -83,22 +83,47 @@ def end_whole(streams):
     assert not lost
 
 
+BRIDGE_CALLS = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+
+
 def translates_on_the_bridge(cluster, node):
     """Where netfilter also sees what passes a bridge, a pod's packet to a Service is translated before it comes to the bridge's TC programs, and
     what goes back is not: the two addresses of such a connection are not known to be one, and it is relayed."""
-    path = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-    return cluster.on_node(node, "sh", "-c", f"cat {path} 2>/dev/null", check=False).strip() == "1"
+    return cluster.on_node(node, "sh", "-c", f"cat {BRIDGE_CALLS} 2>/dev/null", check=False).strip() == "1"
+
+
+@pytest.fixture
+def routed(cluster):
+    """As on nodes whose pods are routed, not bridged: netfilter sees packets once, behind the TC programs."""
+    changed = [node for node in cluster.nodes if translates_on_the_bridge(cluster, node)]
+    try:
+        for node in changed:
+            cluster.on_node(node, "sh", "-c", f"echo 0 >{BRIDGE_CALLS}")
+        yield
+    finally:
+        for node in changed:
+            cluster.on_node(node, "sh", "-c", f"echo 1 >{BRIDGE_CALLS}", check=False)
+
+
+def test_service_behind_a_filtering_bridge_is_relayed(cluster):
+    """Whole, and not in the kernel: what docs/deployment.md says of it."""
+    nodes = [node for node in cluster.nodes if translates_on_the_bridge(cluster, node)]
+    if not nodes:
+        pytest.skip("no bridge whose packets netfilter sees")
+    for node in nodes:
+        stream = PodStream(cluster, node, *target(cluster, node, "clusterip"), name(), 200)
+        assert stream.begun.wait(60) and not flows(cluster, node, stream.session)
+        stream.join(60)
+        assert stream.whole(), stream.error
 
 
 @pytest.mark.parametrize("kind,from_pods", [("host", False), ("nodeport", False), ("host", True), ("clusterip", True)],
                          ids=["host port", "NodePort", "host port, from pods", "ClusterIP, from pods"])
-def test_streams_are_in_the_kernel(cluster, kind, from_pods):
+def test_streams_are_in_the_kernel(cluster, routed, kind, from_pods):
     request = from_pod("client") if from_pods else from_outside
     for node in cluster.nodes:
         text = request(cluster, node, *target(cluster, node, kind), name())  # a way that is not known yet is learnt
         assert text.count('"content":"tok') == 10
-    if kind == "clusterip" and any(translates_on_the_bridge(cluster, node) for node in cluster.nodes):
-        pytest.skip("a bridge whose packets netfilter sees: streams to a Service's address are relayed")
     streams = open_streams(cluster, 3, 900, kind, from_pods)
     for node, some in streams.items():
         session = some[0].session
@@ -120,6 +145,20 @@ def test_rollout_restart_loses_no_stream(cluster):
     end_whole(streams)
 
 
+def test_rollout_refuses_no_connection(cluster):
+    """New connections all through a rollout: by the nodes' ports, and from pods by the Service, which leads to the own node's agent alone."""
+    probes = [Probe(cluster, node, *target(cluster, node, kind)) for node in cluster.nodes for kind in ("host", "clusterip")]
+    time.sleep(2)
+    kubectl("rollout", "restart", "daemonset/llmd-agent")
+    kubectl("rollout", "status", "daemonset/llmd-agent", "--timeout", "180s")
+    time.sleep(2)
+    for probe in probes:
+        seen = probe.end()
+        failed = [line for line in seen if line[0] != 200]
+        print(f"{probe.where}: {len(seen)} requests, {len(failed)} failed, slowest {max(line[1] for line in seen):.2f} s to connect")
+        assert len(seen) > 20 and not failed, (probe.where, failed)
+
+
 def test_session_survives_the_rollout(cluster):
     """With the kernel's maps as the only memory."""
     sessions = {}
@@ -137,11 +176,12 @@ def test_session_survives_the_rollout(cluster):
     assert {pod: after[pod] - before[pod] for pod in after if after[pod] != before[pod]} == want
 
 
-def test_agent_pod_killed(cluster):
+@pytest.mark.parametrize("how", [["--grace-period", "0", "--force"], []], ids=["at once", "in peace"])
+def test_agent_pod_deleted(cluster, how):
     streams = open_streams(cluster, 3, 600)
     node = next(iter(cluster.nodes))
     old = cluster.agent(node)["metadata"]
-    kubectl("delete", "pod", old["name"], "--grace-period", "0", "--force")
+    kubectl("delete", "pod", old["name"], *how)
     new = wait_for(lambda: next((p for p in cluster.pods("llmd-agent") if p["spec"]["nodeName"] == node and p["metadata"]["uid"] != old["uid"]), None),
                    "a new agent")
     assert new["metadata"]["uid"] != old["uid"]
@@ -165,7 +205,6 @@ def test_decode_pod_deleted(cluster):
     assert all(now[s] != victim for s in sessions if where[s] == victim)
 
 
-@needs_discovery
 def test_scaled_up_and_down(cluster):
     try:
         for replicas in (6, 3):
@@ -183,7 +222,6 @@ def test_scaled_up_and_down(cluster):
         kubectl("rollout", "status", "deployment/vllm", "--timeout", "120s")
 
 
-@needs_discovery
 def test_node_drained(cluster):
     """Agents stay, pods leave; new requests are served on both nodes."""
     node = list(cluster.nodes)[1]

@@ -1,25 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every overlay passes the API server's own validation, strictly; objects of kinds that this cluster does not know are left out, and told."""
-import os
 import re
-import shutil
+import sys
 
 import pytest
 
 from lib import ROOT, kubectl, run
 
-OVERLAYS = sorted(os.listdir(f"{ROOT}/deploy/daemonset/overlays"))
-FOREIGN = {"PodMonitor", "ServiceMonitor", "PrometheusRule", "HTTPRoute", "SecurityContextConstraints", "Pipeline", "PipelineRun"}
+sys.path.append(f"{ROOT}/tests")
+from lib_manifests import OVERLAYS, deploy  # noqa: E402,F401 (a fixture)
 
-
-@pytest.fixture(scope="module")
-def deploy(tmp_path_factory):
-    copy = str(tmp_path_factory.mktemp("deploy") / "deploy")
-    shutil.copytree(f"{ROOT}/deploy", copy)
-    for component, name in (("session-secret", "session-secret"), ("redis", "redis-password")):
-        with open(f"{copy}/daemonset/components/{component}/{name}", "w") as f:
-            f.write("0123456789abcdef0123456789abcdef\n")
-    return copy
+FOREIGN = {"ServiceMonitor", "PrometheusRule", "HTTPRoute", "SecurityContextConstraints", "Pipeline", "PipelineRun"}
 
 
 def known_kinds():

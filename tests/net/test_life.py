@@ -90,6 +90,26 @@ def test_upgrade_under_load(world):
 
 
 @only("kernel")
+def test_standby_follows_at_once(world):
+    """The next agent is there before the old one is told to end: nobody is refused, nobody has to dial again."""
+    w = world(pods=2)
+    w.start("--standby")
+    load = w.load(count=1 << 30, concurrency=1000, seconds=6, rate=200, up=2000, down=2000, chunk=200, gap=50, timeout=30)
+    for _ in range(3):
+        old = w.agent
+        w.agent = w.start_agent("--standby", started=False)
+        wait_for(lambda: "standing by" in w.agent.text(), "the next agent")
+        time.sleep(0.5)
+        assert "listening" not in w.agent.text()
+        old.signal(signal.SIGTERM)
+        assert old.process.wait(30) == 0
+        wait_for(lambda: 'msg="started"' in w.agent.text(), "its start")
+    result = load.all_ok()
+    assert result["ok"] > 500 and result["refused_dials"] == 0, result
+    w.load(count=200).all_ok()
+
+
+@only("kernel")
 def test_restart_adopts(world):
     """The new agent knows sessions, load and flows of the old one, and gives their ports back in the end."""
     w = world(pods=3)
