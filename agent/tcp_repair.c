@@ -100,6 +100,17 @@ static int read_all(int fd, bool ipv6, struct tcp_numbers *out)
 	return err ? err : queue_seq(fd, TCP_SEND_QUEUE, &out->write_seq);
 }
 
+/*
+ * Without a window probe, which plain "off" would send. The kernel takes SO_REUSEADDR away with it (do_tcp_setsockopt()): should
+ * this process end, what remains of the socket would keep the next one from listening.
+ */
+static int leave_repair(int fd)
+{
+	int err = set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+
+	return err ? err : set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+}
+
 int tcp_numbers_read(int fd, bool ipv6, struct tcp_numbers *out)
 {
 	int unacked, err;
@@ -113,8 +124,7 @@ int tcp_numbers_read(int fd, bool ipv6, struct tcp_numbers *out)
 	if (err)
 		return err;
 	err = read_all(fd, ipv6, out);
-	/* Without a window probe, which plain "off" would send. */
-	set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+	leave_repair(fd);
 	return err;
 }
 
@@ -172,7 +182,7 @@ static int impersonate(int fd, const struct flow_key *arriving, uint32_t seq, ui
 	err = err ? err : set_queue_seq(fd, TCP_RECV_QUEUE, ack);
 	if (!err && connect(fd, (struct sockaddr *)&peer, len))
 		err = -errno;
-	return err ? err : set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+	return err ? err : leave_repair(fd);
 }
 
 /* What the SYNs agreed on; the kernel takes it in repair mode, once the connection is established. */
@@ -202,7 +212,7 @@ static int thaw_on(int fd, const struct tcp_frozen *frozen)
 	err = err ? err : set_options(fd, &frozen->numbers);
 	if (!err && setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &frozen->window, sizeof(frozen->window)))
 		err = -errno;
-	return err ? err : set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+	return err ? err : leave_repair(fd);
 }
 
 int tcp_thaw(const struct tcp_frozen *frozen)
