@@ -127,7 +127,6 @@ static uint32_t wanted_size(const struct config *config, enum datapath_map map)
 	}
 }
 
-/* A map that is there keeps its size: a new one takes effect after --cleanup. Only counters of fewer reasons begin anew. */
 static int pinned_size(const char *path, uint32_t *size)
 {
 	struct bpf_map_info info = { 0 };
@@ -143,6 +142,14 @@ static int pinned_size(const char *path, uint32_t *size)
 	return err;
 }
 
+/* Counters of fewer reasons begin anew. Of any other map a new size takes effect after --cleanup. Return: whether there is one to take. */
+static bool takes_pinned(enum datapath_map map, const char *path, uint32_t wanted, uint32_t *size)
+{
+	if (pinned_size(path, size))
+		return false;
+	return map != MAP_COUNTERS || *size >= wanted || unlink(path);
+}
+
 static int prepare_map(struct datapath *datapath, enum datapath_map map)
 {
 	const struct config *config = &datapath->agent->config;
@@ -153,7 +160,7 @@ static int prepare_map(struct datapath *datapath, enum datapath_map map)
 	if (!datapath->map[map])
 		return -ENOENT;
 	pin_path(path, config->pin_dir, map_names[map]);
-	if (!pinned_size(path, &present) && (map != MAP_COUNTERS || present >= size || unlink(path))) {
+	if (takes_pinned(map, path, size, &present)) {
 		if (size && present != size)
 			log_warn("map keeps its size", "map=%s entries=%u wanted=%u cure=--cleanup", map_names[map], present, size);
 		size = present;

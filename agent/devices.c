@@ -360,7 +360,6 @@ int devices_new(struct agent *agent, struct datapath *datapath, struct llmd_bpf 
 	return err;
 }
 
-
 void devices_watch_endpoints(struct devices *devices)
 {
 	drop_old_endpoints(devices);

@@ -20,7 +20,6 @@
  */
 #include "agent/handoff.h"
 
-#include <assert.h>
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <string.h>

@@ -18,6 +18,7 @@
 
 enum { LOOK_MS = 500, BUSY_PERIODS = 3 };
 
+/* Both are blocked from the first line of main() on. */
 static void wait_for_signal(const char *pin_dir)
 {
 	sigset_t set;
@@ -26,7 +27,6 @@ static void wait_for_signal(const char *pin_dir)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
 	log_info("keeper waits", "pin_dir=%s", pin_dir);
 	sigwait(&set, &signal);
 	sigprocmask(SIG_UNBLOCK, &set, NULL); /* a second one ends at once */

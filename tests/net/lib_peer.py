@@ -5,6 +5,7 @@ import hashlib
 import random
 import socket
 import threading
+import time
 
 from lib_agent import POD_PORT, PORT
 from lib_net import NODE, pod_address
@@ -147,12 +148,24 @@ class Peer:
     def chunk(self, data):
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
+    def stream_numbers(self, n):
+        """A chunk each, ten a second: an answer whose body is numbers(n)."""
+        self.answer_chunked()
+        for i in range(n):
+            self.chunk(b"%02d" % i)
+            time.sleep(0.1)
+        self.send(b"0\r\n\r\n")
+
     def at_end(self):
         """The other side has closed in an orderly way and nothing is left to read."""
         return not self.buffer and self.socket.recv(1) == b""
 
     def close(self):
         self.socket.close()
+
+
+def numbers(n):
+    return b"".join(b"%02d" % i for i in range(n))
 
 
 def dial(namespace, host=NODE, port=PORT, **options):

@@ -11,7 +11,7 @@ import lib_kernel
 from conftest import only
 from lib_agent import PORT, forget, reset
 from lib_net import NODE, wait_for
-from lib_peer import content, dial, fetch, post, stream_body
+from lib_peer import content, dial, fetch, numbers, post, stream_body
 
 AT_ONCE = 5  # s; a guard: nothing here may wait for a time-out of its own
 SCRIPT_PORT = 40000
@@ -286,16 +286,8 @@ def test_nobody_listens(world):
 @only("kernel")
 def test_forged_reset_does_not_end_a_stream(world):
     """A RST with the right number but a wrong checksum: the programs note an end, the pod does not believe it. What goes on is carried on."""
-    def behave(peer):
-        peer.read_body()
-        peer.answer_chunked()
-        for i in range(35):
-            peer.chunk(b"%02d" % i)
-            time.sleep(0.1)
-        peer.send(b"0\r\n\r\n")
-
     w = world()
-    w.script(behave)
+    w.script(lambda peer: (peer.read_body(), peer.stream_numbers(35)))
     w.start_agent("--flows-max", "1024").ready(1)
     peer = w.dial()
     peer.send(post(stream_body()))
@@ -307,7 +299,7 @@ def test_forged_reset_does_not_end_a_stream(world):
     number = (slot["client_next"] - up["seq_add"]) % 2**32
     header = struct.pack("!HHLLHHHH", peer.socket.getsockname()[1], PORT, number, 0, 5 << 12 | 4, 0, 0x1234, 0)
     w.client.socket(kind=socket.SOCK_RAW, protocol=socket.IPPROTO_TCP).sendto(header, (NODE, 0))
-    assert peer.read_body() == b"".join(b"%02d" % i for i in range(35))
+    assert peer.read_body() == numbers(35)
     peer.close()
     wait_for(lambda: w.kernel_flows() == 0, "the end of the flow")
     w.agent.idle()

@@ -15,7 +15,7 @@ import pytest
 from lib_agent import forget
 from lib_link import bad_link
 from lib_net import pod_address, wait_for
-from lib_peer import content, dial, fetch, post, stream_body
+from lib_peer import content, dial, fetch, numbers, post, stream_body
 
 SMALL_BUFFER = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),)
 
@@ -240,11 +240,7 @@ def test_10_stream_from_the_address_of_a_finished_entry(world):
         if pod.requests == 1:
             peer.answer(b"first", "Connection: close\r\n")
             return
-        peer.answer_chunked()
-        for i in range(25):
-            peer.chunk(b"%02d" % i)
-            time.sleep(0.1)
-        peer.send(b"0\r\n\r\n")
+        peer.stream_numbers(25)
 
     w = world()
     pod = w.script(behave)
@@ -256,7 +252,7 @@ def test_10_stream_from_the_address_of_a_finished_entry(world):
     peer.close()
     peer = w.dial(source=("0.0.0.0", 40003), timeout=10)
     peer.send(post(stream_body()))
-    assert peer.read_head() and peer.read_body() == b"".join(b"%02d" % i for i in range(25))
+    assert peer.read_head() and peer.read_body() == numbers(25)
     w.assert_handed_over(2)
 
 

@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Endpoints, sessions, the prefix index and the decision. */
-#include "tests/unit/test.h"
+#include "tests/unit/decide_pods.h"
 
 #include <errno.h>
 
-#include "agent/decide.h"
 #include "agent/prefix.h"
 #include "agent/session.h"
-#include "lib/log.h"
 
-enum { PODS = 4, PROMPT = 10 };
-
-static struct endpoint_table *pods;
-static struct decider *decider;
 static uint64_t now_ms;
 
 static const struct decide_config config = { .policy = POLICY_PREFIX_CACHE_AWARE, .weight_cache = 0.7, .weight_load = 0.3,
@@ -22,34 +16,8 @@ static const struct decide_config config = { .policy = POLICY_PREFIX_CACHE_AWARE
 static int setup(void **state)
 {
 	(void)state;
-	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
 	now_ms = 1;
-	pods = calloc(1, sizeof(*pods));
-	for (int i = 0; i < PODS; i++) {
-		struct endpoint_config endpoint;
-		char text[64];
-
-		sprintf(text, "10.0.0.%d:80,model=m", i + 1);
-		assert_int_equal(endpoint_config_parse(&endpoint, text), 0);
-		assert_int_equal(endpoint_add(pods, &endpoint), i);
-	}
-	decider = decider_new(&config, pods);
-	return decider ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	decider_free(decider);
-	free(pods);
-	return 0;
-}
-
-/* A prompt of PROMPT blocks that begins with @shared blocks of family @family and goes on with its own. */
-static void blocks_of(uint64_t family, uint32_t shared, uint64_t own, uint64_t *out)
-{
-	for (uint32_t i = 0; i < PROMPT; i++)
-		out[i] = (i < shared ? family * 1000 + i : own * 1000 + 500 + i) * 0x9e3779b97f4a7c15ull;
+	return decide_pods_new(&config, "model=m");
 }
 
 static struct decision ask(uint64_t session, const uint64_t *blocks, struct endpoint_claim *claim)

@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The decision's thresholds: what is chosen just below and just above each. */
-#include "tests/unit/test.h"
-
-#include "agent/decide.h"
-#include "lib/log.h"
+#include "tests/unit/decide_pods.h"
 
 /*
  * SLACK: what may be ahead of a request before it is moved; RECOMPUTE: how much a token that must be computed again outweighs
  * one ahead.
  */
-enum { PODS = 4, PROMPT = 10, BLOCK = 512, PROMPT_TOKENS = PROMPT * BLOCK / 4, SLACK = 65536, RECOMPUTE = 4, NEWCOMER = 4 };
-
-static struct endpoint_table *pods;
-static struct decider *decider;
+enum { BLOCK = 512, PROMPT_TOKENS = PROMPT * BLOCK / 4, SLACK = 65536, RECOMPUTE = 4, NEWCOMER = 4 };
 
 static const struct decide_config config = { .policy = POLICY_PREFIX_CACHE_AWARE, .weight_cache = 0.7, .weight_load = 0.3,
 	.affinity_threshold = 0.55, .session_ttl_ms = 1000000, .sessions_max = 1024, .prefix_blocks_max = 65536,
@@ -21,26 +15,7 @@ static const struct decide_config config = { .policy = POLICY_PREFIX_CACHE_AWARE
 static int setup(void **state)
 {
 	(void)state;
-	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
-	pods = calloc(1, sizeof(*pods));
-	for (int i = 0; i < PODS; i++) {
-		struct endpoint_config endpoint;
-		char text[64];
-
-		sprintf(text, "10.0.0.%d:80,blocks=1024", i + 1);
-		assert_int_equal(endpoint_config_parse(&endpoint, text), 0);
-		assert_int_equal(endpoint_add(pods, &endpoint), i);
-	}
-	decider = decider_new(&config, pods);
-	return decider ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	decider_free(decider);
-	free(pods);
-	return 0;
+	return decide_pods_new(&config, "blocks=1024");
 }
 
 /* A prompt that begins with @shared blocks which all prompts of @family begin with. */
@@ -52,8 +27,7 @@ static struct decision ask(uint64_t session, uint64_t family, uint32_t shared, u
 	const struct decide_request request = { .model = "m", .has_session = session, .session = session, .blocks = blocks,
 		.n_blocks = PROMPT, .prompt_bytes = PROMPT * BLOCK };
 
-	for (uint32_t i = 0; i < PROMPT; i++)
-		blocks[i] = (i < shared ? family * 1000 + i : own * 1000 + 500 + i) * 0x9e3779b97f4a7c15ull;
+	blocks_of(family, shared, own, blocks);
 	assert_int_equal(decide(decider, &request, 1, &decision, &claim), 0);
 	endpoint_claim_release(pods, &claim);
 	return decision;
