@@ -182,13 +182,11 @@ def test_keeper_removes_when_the_agents_are_gone_and_only_then(world, tmp_path):
     w.load(count=20).all_ok()
     ours = lib_kernel.pinned(w.pin_dir)
     first, second = keeper(1), keeper(2)
-    first.signal(signal.SIGTERM)
     assert first.end() == 0 and "an agent runs" in first.text()
     assert lib_kernel.pinned(w.pin_dir) == ours
     w.load(count=20).all_ok()
     assert w.agent.end() == 0
     assert ours <= lib_kernel.loaded()
-    second.signal(signal.SIGTERM)
     assert second.end() == 0
     wait_for(lambda: not ours & lib_kernel.loaded(), "programs, links and maps gone")
     assert not os.path.exists(w.pin_dir) or not os.listdir(w.pin_dir)
