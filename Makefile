@@ -58,7 +58,7 @@ fuzz: ## a long run of every fuzz target (FUZZ_SECONDS=600 each)
 	$(Q)scripts/install-deps test && $(MAKE) --no-print-directory $(FUZZERS)
 	$(Q)scripts/fuzz $(or $(FUZZ_SECONDS),600) $(FUZZERS)
 
-bench: all build/bench/decide ## measure; see bench/README.md
+bench: all build/bench/decide build/bench/bare ## measure; see bench/README.md
 	$(Q)scripts/install-deps test && bench/setup && build/bench/decide && bench/run
 
 install: all ## into DESTDIR and PREFIX: programs, manual pages, completion, a systemd unit
@@ -100,9 +100,10 @@ $(B)/bpf/test_live $(B)/bpf/test_tc: $(B)/bpf/%: $(B)/obj/tests/bpf/%.o $(B)/lib
 $(MAPS_TESTS): $(B)/maps/test_%: $(B)/obj/tests/maps/test_%.o $(B)/obj/tests/maps/fixture.o $(B)/libcore.a | $(B)/llmd-maps
 $(TESTS): private LDLIBS += -lcmocka
 build/bench/decide: build/obj/bench/decide.o build/libcore.a
+build/bench/bare: build/obj/bench/bare.o
 $(NET:%=build/net/%): build/net/%: build/obj/tests/net/%.o
 
-$(sort $(PROGRAMS) $(TESTS) $(NET:%=build/net/%) build/bench/decide):
+$(sort $(PROGRAMS) $(TESTS) $(NET:%=build/net/%) build/bench/decide build/bench/bare):
 	$(call say,LD,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 

@@ -11,6 +11,7 @@ from net import LISTEN_PORT
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 AGENT = "build/llmd-agent"
+BARE = "build/bench/bare"
 VENV = "build/bench/venv/bin"
 ADMIN = "127.0.0.1:9470"
 
@@ -75,8 +76,13 @@ def _vllm_router(policy):
     return Target(command, _has_program(f"{VENV}/vllm-router"), env={"TOKIO_WORKER_THREADS": "1"})
 
 
+def _bare(node, pod, _work):
+    return [BARE, node, str(LISTEN_PORT), *pod.split(":")]
+
+
 TARGETS = {
     "direct": Target(),
+    "bare": Target(_bare, _has_program(BARE)),
     "kernel": _kernel(),
     "relay": Target(_relay),
     "haproxy": Target(_with_file("haproxy.cfg", "haproxy", "-db", "-f", "@FILE@"), _has_program("haproxy")),
