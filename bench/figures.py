@@ -99,15 +99,19 @@ def prompt(bench, target):
 
 
 def open_streams(bench, target):
-    """Growth while streams are open. A fresh process, since freed memory of an earlier round would be used again."""
+    """Growth with the second thousand, while the first is open: what requests need while they come in is there by then. A fresh process,
+    since freed memory of an earlier round would be used again."""
     if target in bench.running.process:
         bench.running.restart(target)
     bench.load(target, "--requests", 20, "--stream")
-    resident, kernel = resident_kib(bench.running.pids(target)), kernel_kib()
-    process = bench.begin_load(target, "--rate", OPEN_STREAMS, "--requests", OPEN_STREAMS, "--stream", "--output-tokens", 4)
-    time.sleep(2.2)
-    resident, kernel = resident_kib(bench.running.pids(target)) - resident, kernel_kib() - kernel
-    bench.end_load(target, process)
+    loads, held = [], []
+    for tokens in (7, 4):
+        loads.append(bench.begin_load(target, "--rate", OPEN_STREAMS, "--requests", OPEN_STREAMS, "--stream", "--output-tokens", tokens))
+        time.sleep(2.2)
+        held.append((resident_kib(bench.running.pids(target)), kernel_kib()))
+    for load in loads:
+        bench.end_load(target, load)
+    resident, kernel = (after - before for before, after in zip(*held))
     return {"stream_resident": resident / OPEN_STREAMS, "stream_kernel": kernel / OPEN_STREAMS}
 
 
