@@ -75,6 +75,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	(void)fd, (void)what;
 	events_load_expire(&events->loads, events->agent->endpoints, agent_now_ms());
 	events_send_load(events);
+	if (agent_now_ms() - events->writer.drains_kept_ms >= 1000 * events_refresh_s(events))
+		events_keep_drains(events);
 	follow_endpoints(events);
 }
 

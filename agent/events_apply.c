@@ -2,7 +2,9 @@
 /*
  * What an entry of the stream changes here: see events.c. Later in the stream wins, which makes all agents agree. The one
  * exception is no exception: while an agent's own word on a session is on its way (session_owed()), it will stand later in
- * the stream than what is read now, so the latter is passed over rather than applied and taken back.
+ * the stream than what is read now, so the latter is passed over rather than applied and taken back. That holds only for a
+ * word that will be read: when reading goes on at another place, all told until then no longer counts (@passed_seq). What
+ * was told and is read nevertheless is applied like any other, so to stop waiting too early is only a moment's difference.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -74,11 +76,11 @@ static uint64_t age_ms(const struct events *events, const struct stream_id *id)
 	return now > (int64_t)id->ms ? (uint64_t)now - id->ms : 0;
 }
 
-static bool adopt(struct events *events, uint64_t hash, const struct address *pod, uint64_t age)
+static bool adopt(struct events *events, uint64_t hash, const struct address *pod, uint64_t age, bool is_own)
 {
 	uint64_t now_ms = agent_now_ms();
 	int i = events_find_endpoint(events, pod);
-	struct session said = { .hash = hash, .endpoint = (uint32_t)i, .last_used_ms = now_ms > age ? now_ms - age : 0 };
+	struct session said = { .hash = hash, .endpoint = (uint32_t)i, .last_used_ms = now_ms > age ? now_ms - age : 0, .is_own = is_own };
 
 	if (i < 0)
 		return false;
@@ -87,16 +89,22 @@ static bool adopt(struct events *events, uint64_t hash, const struct address *po
 	return true;
 }
 
+static uint32_t owed(const struct events *events, uint64_t session)
+{
+	uint32_t seq = session_owed(decider_sessions(events->agent->decider), session);
+
+	return (int32_t)(seq - events->reader.passed_seq) > 0 ? seq : 0;
+}
+
 /* Whether an event on that session is to be applied: none is while our own is on its way; our own has been already. */
 static bool is_news(struct events *events, const struct cache_event *event)
 {
-	struct session_table *sessions = decider_sessions(events->agent->decider);
-	uint32_t owed = session_owed(sessions, event->session);
+	uint32_t seq = owed(events, event->session);
 
-	if (!owed)
+	if (!seq)
 		return true;
-	if (is_mine(events, event) && event->seq == owed)
-		session_settle(sessions, event->session, owed);
+	if (is_mine(events, event) && event->seq == seq)
+		session_settle(decider_sessions(events->agent->decider), event->session, seq);
 	else
 		ignore(events, EVENTS_IGNORED_LATER);
 	return false;
@@ -111,17 +119,26 @@ static bool apply_bind(struct events *events, const struct cache_event *event, c
 	if (!is_news(events, event))
 		return is_mine(events, event);
 	if (age < events->agent->config.session_ttl_ms)
-		return adopt(events, event->session, &event->pod, age);
+		return adopt(events, event->session, &event->pod, age, is_mine(events, event));
 	ignore(events, EVENTS_IGNORED_OLD);
 	return false;
 }
 
 void events_apply_bound(struct events *events, uint64_t session, const struct address *pod, uint64_t key)
 {
+	const struct session *known = session_get(decider_sessions(events->agent->decider), session);
+	bool is_own = known && known->is_own && known->endpoint == (uint32_t)endpoint_find(events->agent->endpoints, pod);
+
 	if (key != events_key(events))
 		events_secret_differs(events);
-	else if (!session_owed(decider_sessions(events->agent->decider), session))
-		adopt(events, session, pod, 0);
+	else if (!owed(events, session))
+		adopt(events, session, pod, 0, is_own);
+}
+
+void events_apply_unbound(struct events *events, uint64_t session)
+{
+	if (!owed(events, session))
+		session_unbind(decider_sessions(events->agent->decider), session);
 }
 
 static bool apply_unbind(struct events *events, const struct cache_event *event)
@@ -188,8 +205,9 @@ static bool apply_drain(struct events *events, const struct cache_event *event, 
 		ignore(events, EVENTS_IGNORED_OLD);
 		return false;
 	}
+	discovery_drain(events->agent->discovery, (uint32_t)i, event->on); /* our own, too: another one may have come in between */
 	if (!is_mine(events, event))
-		discovery_drain(events->agent->discovery, (uint32_t)i, event->on);
+		events->writer.drain_said[i] = 0;
 	return true;
 }
 

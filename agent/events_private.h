@@ -31,14 +31,18 @@ struct events_republish;
 
 /**
  * struct events_reader - @last: entry that was read last. @check: that must still be in the stream after a read, or
- * something was missed. @live_from: entries up to it are in the snapshot, too. @clock_ms: what Redis' clock is ahead of ours.
+ * something was missed. @live_from: entries up to it are in the snapshot, too. @passed_seq: own words up to it may lie before
+ * what is read. @went_back: Redis has lost what it had taken. @n_read: entries of the present answer. @is_current: the answer
+ * before it was the whole rest of the stream. @clock_ms: what Redis' clock is ahead of ours.
  */
 struct events_reader {
 	struct redis_conn *conn;
 	enum events_state state;
-	bool knows_last, wants_resync;
+	bool knows_last, wants_resync, went_back, is_current;
+	uint32_t n_read;
 	enum events_resync why;
 	struct stream_id last, check, live_from;
+	uint32_t passed_seq;
 	int64_t clock_ms;
 	uint64_t time_part;
 	uint32_t endpoint_changes;
@@ -55,6 +59,8 @@ struct events_writer {
 	uint32_t n_sent;
 	uint64_t sent_kinds[CACHE_EVENT_KIND_N];
 	bool failed, had_load;
+	uint64_t drains_kept_ms, key_logged_ms;
+	uint32_t drain_said[ENDPOINT_MAX]; /* generation of the endpoint of which the last word was this agent's */
 	enum events_fault fault;
 	uint32_t seq;
 	char epoch[EVENTS_ID_TEXT], seen_epoch[EVENTS_ID_TEXT];
@@ -83,11 +89,20 @@ static inline uint64_t events_key(const struct events *events)
 	return cache_event_fingerprint(events->agent->session_secret);
 }
 
+/** events_refresh_s() - how often what holds on is told again, so that it does not expire elsewhere. */
+static inline uint64_t events_refresh_s(const struct events *events)
+{
+	uint64_t s = events->agent->config.session_ttl_ms / 8000;
+
+	return s < 60 ? s : 60;
+}
+
 /* events_write.c */
 int events_writer_init(struct events *events);
 void events_writer_fini(struct events *events);
 void events_kick(struct events *events); /* something is in the queue */
 void events_send_load(struct events *events);
+void events_send_hello(struct events *events);
 void events_check_epoch(struct events *events); /* was Redis emptied? */
 void events_tell_session(struct events *events, uint64_t session, uint32_t endpoint);
 void events_tell_stored(struct events *events, uint32_t endpoint, uint32_t depth, const uint64_t *hashes, uint32_t n, uint32_t tokens);
@@ -95,12 +110,14 @@ void events_tell_stored(struct events *events, uint32_t endpoint, uint32_t depth
 /* events_send.c: commands; a refused one is noted, and the batch that it belongs to has failed. */
 void events_note_fault(struct events *events, const struct redis_item *item);
 void events_no_fault(struct events *events);
+void events_note_key_fault(struct events *events, const struct redis_item *item);
 void events_on_queued(void *ctx, const struct redis_item *item);
 void events_send_texts(struct events *events, const char *const *text, void (*item)(void *, const struct redis_item *), void (*end)(void *));
 void events_add_entry(struct events *events, const char *key, uint64_t max); /* of what was encoded last */
 struct cache_event *events_begin_event(struct events *events, enum cache_event_kind kind);
 void events_describe(struct events *events, const struct events_record *record);
 void events_keep(struct events *events, const struct events_record *record); /* in the snapshot's keys */
+void events_keep_drains(struct events *events); /* of all pods that are drained, so that they do not expire */
 
 static inline void events_has(struct cache_event *event, enum cache_event_field field)
 {
@@ -130,6 +147,7 @@ void events_snapshot_begin(struct events *events);
 /* events_apply.c */
 void events_apply(struct events *events, const struct cache_event *event, const struct stream_id *id);
 void events_apply_bound(struct events *events, uint64_t session, const struct address *pod, uint64_t key);
+void events_apply_unbound(struct events *events, uint64_t session);
 int events_find_endpoint(struct events *events, const struct address *address);
 void events_secret_differs(struct events *events);
 

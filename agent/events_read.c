@@ -6,7 +6,9 @@
  *
  * A connection of its own, since a blocking XREAD keeps it busy. Each read is followed, in the same packet, by the question
  * whether the entry it went on from is still there: if it is, nothing between it and the answer can have been trimmed; if
- * not, the stream was trimmed past this agent, or emptied, or is another one, and all is read anew.
+ * not, the stream was trimmed past this agent, or emptied, or is another one, and all is read anew. If it is gone and an older
+ * one is there, then Redis has gone back to what it once was (a replica that lagged, an old dump): what this agent had told
+ * it may be lost, so that is told again.
  *
  * All is: the end of the stream is noted, the snapshot's keys are read, then the stream from its first entry, with the
  * noted end as what must not be missing. What the snapshot holds and the stream tells again ends as the stream says. After a
@@ -20,8 +22,9 @@
 #include "agent/events_private.h"
 #include "lib/log.h"
 
-#define READ_ENTRIES  "512"
 #define READ_BLOCK_MS "1000" /* well below the time after which an answer is overdue */
+
+enum { READ_ENTRIES = 512 };
 
 static void set_state(struct events *events, enum events_state state)
 {
@@ -91,6 +94,7 @@ static void note_lag(struct events *events, const struct stream_id *id)
 static void on_entry(struct events *events, struct events_entry *entry)
 {
 	events->reader.last = entry->id;
+	events->reader.n_read++;
 	note_lag(events, &entry->id);
 	if (entry->event.fault == CACHE_EVENT_OK)
 		events_apply(events, &entry->event, &entry->id);
@@ -113,12 +117,29 @@ static void on_read_end(void *ctx)
 		set_state(events, EVENTS_LIVE);
 }
 
+/* The newest entry up to the one that must be there. */
 static void on_check_item(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+	const struct stream_id *check = &events->reader.check;
+	struct stream_id found;
+
+	fail_on_error(events, item);
+	if (item->depth == 0 && item->type == REDIS_ARRAY && item->number == 0)
+		events_want_resync(events, EVENTS_RESYNC_GAP);
+	if (item->depth != 2 || item->index[1] != 0 || stream_id_parse(&found, item->text, item->len) || !stream_id_less(&found, check))
+		return;
+	events->reader.went_back = true;
+	events_want_resync(events, EVENTS_RESYNC_GAP);
+}
+
+/* Of a stream that was empty nothing can be missing, unless it has since grown to where it is trimmed. */
+static void on_length_item(void *ctx, const struct redis_item *item)
 {
 	struct events *events = ctx;
 
 	fail_on_error(events, item);
-	if (item->depth == 0 && item->type == REDIS_ARRAY && item->number == 0)
+	if (item->type == REDIS_INTEGER && (uint64_t)item->number >= events->agent->config.redis_stream_max)
 		events_want_resync(events, EVENTS_RESYNC_GAP);
 }
 
@@ -129,33 +150,38 @@ static void on_checked(void *ctx)
 	struct events *events = ctx;
 
 	events->reader.check = events->reader.last;
-	if (events->reader.wants_resync)
+	events->reader.is_current = !events->reader.wants_resync && events->reader.n_read < READ_ENTRIES;
+	if (events->reader.wants_resync) {
 		resync(events);
-	else
-		events_read_stream(events);
+		return;
+	}
+	events_read_stream(events);
+	events_republish_step(events);
 }
 
 static void send_read(struct events *events)
 {
 	const struct redis_handler handler = { on_read_item, on_read_end, events };
-	char last[STREAM_ID_TEXT_MAX];
-	const char *const argument[] = { "XREAD", "COUNT", READ_ENTRIES, "BLOCK", READ_BLOCK_MS, "STREAMS", EVENTS_STREAM, last };
+	char last[STREAM_ID_TEXT_MAX], entries[12];
+	const char *const argument[] = { "XREAD", "COUNT", entries, "BLOCK", READ_BLOCK_MS, "STREAMS", EVENTS_STREAM, last };
 
 	stream_id_format(&events->reader.last, last);
+	snprintf(entries, sizeof(entries), "%d", READ_ENTRIES);
+	events->reader.n_read = 0;
 	redis_send(events->reader.conn, &handler, 8, argument, NULL);
 }
 
 static void send_check(struct events *events)
 {
-	const struct redis_handler handler = { on_check_item, on_checked, events }, nothing = { NULL, on_checked, events };
+	const struct redis_handler handler = { on_check_item, on_checked, events }, empty = { on_length_item, on_checked, events };
 	char id[STREAM_ID_TEXT_MAX];
-	const char *const check[] = { "XRANGE", EVENTS_STREAM, id, id, "COUNT", "1" }, *const ping[] = { "PING" };
+	const char *const check[] = { "XREVRANGE", EVENTS_STREAM, id, "-", "COUNT", "1" }, *const length[] = { "XLEN", EVENTS_STREAM };
 
 	stream_id_format(&events->reader.check, id);
 	if (events->reader.check.ms || events->reader.check.n)
 		redis_send(events->reader.conn, &handler, 6, check, NULL);
-	else /* of a stream that was empty nothing can be missing */
-		redis_send(events->reader.conn, &nothing, 1, ping, NULL);
+	else
+		redis_send(events->reader.conn, &empty, 2, length, NULL);
 }
 
 void events_read_stream(struct events *events)
@@ -172,6 +198,7 @@ void events_want_resync(struct events *events, enum events_resync why)
 	if (events->reader.wants_resync)
 		return;
 	events->reader.wants_resync = true;
+	events->reader.is_current = false;
 	events->reader.why = why;
 }
 
@@ -198,6 +225,12 @@ static void on_newest_end(void *ctx)
 	events->reader.check = events->reader.live_from;
 	events->reader.last = events->reader.why == EVENTS_RESYNC_GAP ? events->reader.live_from : (struct stream_id){ 0 };
 	events->reader.knows_last = true;
+	events->reader.passed_seq = events->writer.seq;
+	if (!events->reader.live_from.ms) /* so that something is there of which to notice that it is gone */
+		events_send_hello(events);
+	if (events->reader.went_back)
+		events_republish_begin(events);
+	events->reader.went_back = false;
 	events_snapshot_begin(events);
 }
 
@@ -264,6 +297,7 @@ static void on_lost(void *ctx, const char *why)
 	if (events->reader.state == EVENTS_LOADING) /* a snapshot that was read in part is begun again */
 		events->reader.knows_last = false;
 	set_state(events, EVENTS_CONNECTING);
+	events->reader.is_current = false;
 	if (!strncmp(events->reader.reported, why, sizeof(events->reader.reported) - 1))
 		return;
 	snprintf(events->reader.reported, sizeof(events->reader.reported), "%s", why);

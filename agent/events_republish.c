@@ -2,10 +2,14 @@
 /*
  * All that is own is told once more: see events.c. Redis has lost it, or events that never reached it made room. In slices,
  * each when the queue has room, so that it neither holds up what happens now nor pushes it out.
+ *
+ * What is told again stands later in the stream than what others have said since. So first all is read that is there: of a
+ * session that another agent has bound since, this one's knowledge is then no longer its own, and is not told.
  */
 #include <errno.h>
 #include <stdlib.h>
 
+#include "agent/discovery.h"
 #include "agent/events_private.h"
 #include "agent/prefix.h"
 #include "agent/session.h"
@@ -40,7 +44,6 @@ void events_republish_begin(struct events *events)
 	republish->endpoint = republish->cursor = 0;
 	log_info("telling Redis again what this agent knows", NULL);
 	events_republish_step(events);
-	events_kick(events);
 }
 
 /* A run of blocks used one after the other, each the one before its predecessor in a prompt; told from the head on. */
@@ -66,6 +69,13 @@ static void tell_blocks(struct events *events, uint32_t endpoint)
 	events->stats.republished += n;
 }
 
+static void tell_pod(struct events *events, uint32_t endpoint)
+{
+	if (events->writer.drain_said[endpoint] == events->agent->endpoints->at[endpoint].generation)
+		events_publish_drain(events, endpoint, discovery_view(events->agent->discovery, endpoint).drained);
+	tell_blocks(events, endpoint);
+}
+
 static void tell_sessions(struct events *events, uint32_t n)
 {
 	const struct endpoint_table *endpoints = events->agent->endpoints;
@@ -88,7 +98,7 @@ static void tell_next(struct events *events)
 
 	if (republish->endpoint < endpoints->n) {
 		if (endpoints->at[republish->endpoint].state != ENDPOINT_FREE)
-			tell_blocks(events, republish->endpoint);
+			tell_pod(events, republish->endpoint);
 		republish->endpoint++;
 		return;
 	}
@@ -97,11 +107,18 @@ static void tell_next(struct events *events)
 	republish->runs = n;
 }
 
+static bool may_tell(const struct events *events)
+{
+	return events->writer.republish->runs && events->reader.is_current && events_queue_words(&events->queue) < EVENTS_QUEUE_WORDS / 4;
+}
+
 /* Until something is in the queue: when that is sent, it goes on. */
 void events_republish_step(struct events *events)
 {
 	uint64_t tail = events->queue.tail;
 
-	while (events->writer.republish->runs && events->queue.tail == tail && events_queue_words(&events->queue) < EVENTS_QUEUE_WORDS / 4)
+	while (events->queue.tail == tail && may_tell(events))
 		tell_next(events);
+	if (events->queue.tail != tail)
+		events_kick(events);
 }

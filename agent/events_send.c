@@ -4,10 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agent/discovery.h"
 #include "agent/events_private.h"
 #include "lib/log.h"
 
-enum { POD_ENTRIES_MAX = 4096, NUMBER_TEXT = 24 };
+enum { POD_ENTRIES_MAX = 4096, NUMBER_TEXT = 24, KEY_LOG_MS = 60000 };
 
 /* ---- faults ---- */
 
@@ -41,11 +42,29 @@ void events_note_fault(struct events *events, const struct redis_item *item)
 		log_quote(text, quoted, sizeof(quoted)));
 }
 
+/* It may have been emptied while it took nothing, not even a new epoch. */
 void events_no_fault(struct events *events)
 {
-	if (events->writer.fault != EVENTS_FAULT_NONE)
-		log_info("Redis takes what this agent knows again", "dropped=%lu", (unsigned long)events->stats.dropped);
+	if (events->writer.fault == EVENTS_FAULT_NONE)
+		return;
+	log_info("Redis takes what this agent knows again", "dropped=%lu", (unsigned long)events->stats.dropped);
 	events->writer.fault = EVENTS_FAULT_NONE;
+	events_check_epoch(events);
+}
+
+/* A key of the snapshot, and not the stream: only agents that start later miss what was to be there. */
+void events_note_key_fault(struct events *events, const struct redis_item *item)
+{
+	uint64_t now_ms = agent_now_ms();
+	char text[128], quoted[256];
+
+	events->stats.faults[fault_of(item)]++;
+	if (events->writer.key_logged_ms && now_ms - events->writer.key_logged_ms < KEY_LOG_MS)
+		return;
+	events->writer.key_logged_ms = now_ms;
+	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
+	log_warn("Redis does not take a key of the snapshot", "why=%s error=%s", events_fault_name(fault_of(item)),
+		log_quote(text, quoted, sizeof(quoted)));
 }
 
 /* ---- commands ---- */
@@ -189,13 +208,14 @@ static void keep_blocks(struct events *events, const char *pod, const char *ttl)
 	events_send_texts(events, expire, events_on_queued, NULL);
 }
 
+/* Also that it is drained no longer: who was away meanwhile has to hear of it. */
 static void keep_drain(struct events *events, bool on, const char *pod, const char *ttl)
 {
 	char key[ADDRESS_TEXT_MAX + 16];
-	const char *const set[] = { "SET", key, "1", "EX", ttl, NULL }, *const del[] = { "DEL", key, NULL };
+	const char *const set[] = { "SET", key, on ? "1" : "0", "EX", ttl, NULL };
 
 	snprintf(key, sizeof(key), EVENTS_DRAIN_KEY "%s", pod);
-	events_send_texts(events, on ? set : del, events_on_queued, NULL);
+	events_send_texts(events, set, events_on_queued, NULL);
 }
 
 static void forget_blocks(struct events *events, const char *pod)
@@ -207,20 +227,54 @@ static void forget_blocks(struct events *events, const char *pod)
 	events_send_texts(events, del, events_on_queued, NULL);
 }
 
+static void format_ttl(const struct events *events, char ttl[NUMBER_TEXT])
+{
+	snprintf(ttl, NUMBER_TEXT, "%" PRIu64, events->agent->config.session_ttl_ms / 1000 + 1);
+}
+
+static void on_kept(void *ctx, const struct redis_item *item)
+{
+	if (item->type == REDIS_ERROR)
+		events_note_key_fault(ctx, item);
+}
+
+static void keep_drained(struct events *events, const char *pod)
+{
+	char key[ADDRESS_TEXT_MAX + 16], ttl[NUMBER_TEXT];
+	const char *const set[] = { "SET", key, "1", "EX", ttl, "NX", NULL }, *const expire[] = { "EXPIRE", key, ttl, NULL };
+
+	format_ttl(events, ttl);
+	snprintf(key, sizeof(key), EVENTS_DRAIN_KEY "%s", pod);
+	events_send_texts(events, set, on_kept, NULL);
+	events_send_texts(events, expire, on_kept, NULL);
+}
+
+/* Where another agent has said something since, that stands. */
+void events_keep_drains(struct events *events)
+{
+	const struct endpoint_table *endpoints = events->agent->endpoints;
+
+	events->writer.drains_kept_ms = agent_now_ms();
+	for (uint32_t i = 0; i < endpoints->n && redis_conn_is_ready(events->writer.conn); i++)
+		if (endpoints->at[i].state != ENDPOINT_FREE && discovery_view(events->agent->discovery, i).drained)
+			keep_drained(events, endpoints->at[i].name);
+}
+
 void events_keep(struct events *events, const struct events_record *record)
 {
 	const char *pod = events->agent->endpoints->at[record->endpoint].name;
 	char ttl[NUMBER_TEXT];
 
-	snprintf(ttl, sizeof(ttl), "%" PRIu64, events->agent->config.session_ttl_ms / 1000 + 1);
+	format_ttl(events, ttl);
+	events_describe(events, record);
 	if (record->kind == CACHE_EVENT_BIND) {
 		keep_session(events, record, pod, ttl);
 	} else if (record->kind == CACHE_EVENT_STORED) {
-		events_describe(events, record);
 		keep_blocks(events, pod, ttl);
 	} else if (record->kind == CACHE_EVENT_DRAIN) {
 		keep_drain(events, record->on, pod, ttl);
 	} else if (record->kind == CACHE_EVENT_CLEARED) {
 		forget_blocks(events, pod);
+		keep_blocks(events, pod, ttl);
 	}
 }

@@ -139,7 +139,11 @@ static void take_value(struct events *events, const struct key *key, const struc
 	if (key->kind == DRAIN) {
 		found = events_find_endpoint(events, &key->pod);
 		if (found >= 0)
-			discovery_drain(events->agent->discovery, (uint32_t)found, true);
+			discovery_drain(events->agent->discovery, (uint32_t)found, item->len != 1 || *item->text != '0');
+		return;
+	}
+	if (item->len == 1 && *item->text == '-') {
+		events_apply_unbound(events, key->session);
 		return;
 	}
 	if (cache_event_parse_bound(item->text, item->len, &pod, &fingerprint)) {
@@ -202,7 +206,7 @@ static void on_block_entry(struct events *events, struct events_entry *entry)
 	if (entry->event.fault != CACHE_EVENT_OK)
 		return;
 	events->stats.snapshot_keys++;
-	if (entry->event.kind == CACHE_EVENT_STORED || entry->event.kind == CACHE_EVENT_REMOVED)
+	if (entry->event.kind == CACHE_EVENT_STORED || entry->event.kind == CACHE_EVENT_REMOVED || entry->event.kind == CACHE_EVENT_CLEARED)
 		events_apply(events, &entry->event, &entry->id);
 }
 

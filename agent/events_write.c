@@ -10,7 +10,8 @@
  *
  * A batch stays in the queue until Redis has executed it. After a lost connection it is sent again: an event told twice
  * changes nothing. When Redis refuses (out of memory, a read-only replica) the queue keeps what it can and it is tried
- * again every RETRY_MS; what made room was lost (@lost_own), so all that is own is told again afterwards.
+ * again every RETRY_MS; what made room was lost (@lost_own), so all that is own is told again afterwards. Of the keys alone
+ * (another type under one of them) nothing is tried again.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -23,7 +24,7 @@
 #include "agent/session.h"
 #include "lib/log.h"
 
-enum { BATCH_EVENTS = 256, BATCH_WORDS = 16384, RETRY_MS = 1000, REFRESH_S = 60 };
+enum { BATCH_EVENTS = 256, BATCH_WORDS = 16384, RETRY_MS = 1000 };
 
 /* ---- batches ---- */
 
@@ -32,6 +33,13 @@ static bool is_current(const struct events *events, const struct events_record *
 	const struct endpoint *endpoint = &events->agent->endpoints->at[record->endpoint];
 
 	return endpoint->state != ENDPOINT_FREE && endpoint->generation == record->generation;
+}
+
+/* Nothing is told of a pod that is gone, so nothing of it will be read. */
+static void pass_over(struct events *events, const struct events_record *record)
+{
+	if (record->kind == CACHE_EVENT_BIND)
+		session_settle(decider_sessions(events->agent->decider), record->session, record->seq);
 }
 
 /* Calls @each for the records of a batch that begins at the queue's head. Return: the place of its end. */
@@ -44,6 +52,8 @@ static uint64_t each_of_batch(struct events *events, void (*each)(struct events 
 		at = events_queue_read(&events->queue, at, &record, hashes);
 		if (is_current(events, &record))
 			each(events, &record);
+		else
+			pass_over(events, &record);
 	}
 	return at;
 }
@@ -70,9 +80,12 @@ static void on_exec_item(void *ctx, const struct redis_item *item)
 
 	if (item->type != REDIS_ERROR)
 		return;
+	if (item->depth && item->index[0] >= events->writer.n_sent) {
+		events_note_key_fault(events, item);
+		return;
+	}
 	events_note_fault(events, item);
-	if (item->depth == 0 || item->index[0] < events->writer.n_sent)
-		events->writer.failed = true;
+	events->writer.failed = true;
 }
 
 static void on_exec(void *ctx)
@@ -162,11 +175,9 @@ static void on_bound(void *ctx, uint64_t session, uint32_t endpoint, bool is_new
 {
 	struct events *events = ctx;
 	const struct session *bound = session_get(decider_sessions(events->agent->decider), session);
-	uint64_t now_s = agent_now_ms() / 1000, refresh_s = events->agent->config.session_ttl_ms / 8000;
+	uint64_t now_s = agent_now_ms() / 1000;
 
-	if (refresh_s > REFRESH_S)
-		refresh_s = REFRESH_S;
-	if (!is_new && bound && bound->told_s && now_s - bound->told_s < refresh_s)
+	if (!is_new && bound && bound->told_s && now_s - bound->told_s < events_refresh_s(events))
 		return;
 	events_tell_session(events, session, endpoint);
 	events_kick(events);
@@ -189,6 +200,7 @@ static void tell_pod(struct events *events, enum cache_event_kind kind, uint32_t
 
 void events_publish_drain(struct events *events, uint32_t endpoint, bool on)
 {
+	events->writer.drain_said[endpoint] = events->agent->endpoints->at[endpoint].generation;
 	tell_pod(events, CACHE_EVENT_DRAIN, endpoint, on);
 }
 
@@ -203,8 +215,7 @@ static void on_dropped(void *ctx, const struct events_record *record)
 
 	events->stats.dropped++;
 	events->writer.lost_own = true;
-	if (record->kind == CACHE_EVENT_BIND)
-		session_settle(decider_sessions(events->agent->decider), record->session, record->seq);
+	pass_over(events, record);
 }
 
 /* ---- outside of batches: what is of no use later ---- */
@@ -235,10 +246,12 @@ void events_send_load(struct events *events)
 	events->stats.published[CACHE_EVENT_LOAD]++;
 }
 
-static void send_hello(struct events *events)
+void events_send_hello(struct events *events)
 {
 	struct cache_event *event = events_begin_event(events, CACHE_EVENT_HELLO);
 
+	if (!redis_conn_is_ready(events->writer.conn))
+		return;
 	event->key = events_key(events);
 	events_has(event, CACHE_EVENT_FIELD_KEY);
 	cache_event_encode(event, &events->writer.args);
@@ -271,8 +284,12 @@ static void on_epoch(void *ctx, const struct redis_item *item)
 	if (!strcmp(epoch, writer->seen_epoch))
 		return;
 	strcpy(writer->seen_epoch, epoch);
-	if (was_known || writer->made_epoch)
-		events_republish_begin(events);
+	events_keep_drains(events);
+	if (!was_known && !writer->made_epoch)
+		return;
+	if (events->reader.state == EVENTS_LIVE)
+		events_want_resync(events, EVENTS_RESYNC_GAP);
+	events_republish_begin(events);
 }
 
 void events_check_epoch(struct events *events)
@@ -294,7 +311,8 @@ static void on_ready(void *ctx)
 
 	events->writer.sent_to = 0;
 	events_check_epoch(events);
-	send_hello(events);
+	events_send_hello(events);
+	events_keep_drains(events);
 	events_kick(events);
 }
 

@@ -212,7 +212,7 @@ void session_adopt(struct session_table *table, const struct session *said, uint
 	if (!session->uses)
 		session->uses = 1;
 	session->told_s = now_s;
-	session->is_own = false;
+	session->is_own = said->is_own;
 	tell(table, said->hash);
 }
 

@@ -32,7 +32,7 @@ bool session_bind(struct session_table *table, uint64_t hash, uint32_t endpoint,
 
 void session_unbind(struct session_table *table, uint64_t hash);
 
-/** session_adopt() - as another agent says: endpoint, generation and last use of @said. */
+/** session_adopt() - as an event says: endpoint, generation, last use and owner of @said. */
 void session_adopt(struct session_table *table, const struct session *said, uint32_t now_s);
 
 /**

@@ -37,7 +37,7 @@ def wait_for(condition, what, seconds=20):
         except OSError:
             pass
         time.sleep(0.02)
-    raise AssertionError(f"waited in vain for {what}")
+    raise AssertionError(f"waited in vain for {what() if callable(what) else what}")
 
 
 class Process:

@@ -1,163 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several agents and one Redis, a real one: what one learns the others know, and nothing that befalls Redis harms a request."""
+"""Several agents and one Redis: what one learns the others know. What befalls Redis: test_events_faults.py."""
 import http.client
 import json
 import os
 import random
 import shutil
-import signal
 import struct
 import subprocess
 import threading
-import time
 
 import pytest
 from conftest import BUILD, Agent, Pod, answer, wait_for
-from redis_server import Redis, RedisError
+from events_cluster import OTHER_SECRET, SAN, ask, blocks, bound, cluster, is_live, redis, secret  # noqa: F401 (some are fixtures)
 from test_routing import load
 
 pytestmark = pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
-SECRET, OTHER_SECRET = "00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766554433221100"
-SAN = "san" in BUILD
-
-
-@pytest.fixture
-def redis():
-    started = []
-
-    def start(*options):
-        started.append(Redis(*options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.end()
-
-
-@pytest.fixture
-def secret(tmp_path):
-    def write(text=SECRET):
-        path = tmp_path / f"secret-{text[:4]}"
-        path.write_text(text)
-        return str(path)
-
-    return write
-
-
-@pytest.fixture
-def cluster(run, sim, redis, secret):
-    """cluster(agents, pods) starts them, with one Redis, live."""
-
-    def start(n=3, pods=8, options=(), server=None):
-        return Cluster(run, redis() if server is None else server, sim(pods), n, ["--session-secret-file", secret(), *options])
-
-    return start
-
-
-class Cluster:
-    def __init__(self, run, redis, pods, n, options):
-        self.run, self.redis, self.pods, self.options = run, redis, pods, options
-        self.agents = [self.agent() for _ in range(n)]
-        self.live()
-
-    def agent(self):
-        agent = self.run(Agent, self.pods, "--redis", self.redis.url, *self.options)
-        agent.ready(len(self.pods))
-        return agent
-
-    def live(self):
-        for agent in self.agents:
-            wait_for(lambda: is_live(agent), "the agent to follow the stream", 60)
-
-    def agree(self, keys, seconds=60):
-        """All agents know the same of these sessions, and that all of them are bound."""
-        wait_for(lambda: len({json.dumps(self.known(agent, keys)) for agent in self.agents}) == 1 and all(self.known(self.agents[0], keys)),
-                 lambda: f"agreement: {[self.known(agent, keys) for agent in self.agents]}", seconds)
-        return dict(zip(keys, self.known(self.agents[0], keys)))
-
-    def blocks_agree(self):
-        wait_for(lambda: len({json.dumps(blocks(agent)) for agent in self.agents}) == 1, "equal prefix indexes", 60)
-        return blocks(self.agents[0])
-
-    @staticmethod
-    def known(agent, keys):
-        return [bound(agent, key) for key in keys]
-
-
-def is_live(agent):
-    redis = agent.json("/readyz")["redis"]
-    return redis["state"] == "live" and redis["writes"]
-
-
-def bound(agent, key):
-    return agent.json(f"/v1/sessions/{key}").get("endpoint")
-
-
-def blocks(agent):
-    return {e["address"]: e["prefix_blocks"] for e in agent.json("/v1/endpoints")}
-
-
-def ask(agent, session=None, text="hello", tokens=1):
-    """The status of a request."""
-    connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=60)
-    headers = {"X-Session-ID": session} if session else {}
-    try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(
-            {"model": "sim", "max_tokens": tokens, "messages": [{"role": "user", "content": text}]}), headers)
-        reply = connection.getresponse()
-        reply.read()
-        return reply.status
-    finally:
-        connection.close()
-
-
-class Load:
-    """Requests all the time, with sessions that come through any agent; stop() says which sessions there were."""
-
-    def __init__(self, agents, threads=2, sessions=40):
-        self.agents, self.sessions, self.ended = list(agents), sessions, threading.Event()
-        self.used, self.failures, self.done = set(), [], 0
-        self.threads = [threading.Thread(target=self.work, args=(i,)) for i in range(threads)]
-        for thread in self.threads:
-            thread.start()
-
-    def work(self, seed):
-        choose = random.Random(seed)
-        while not self.ended.is_set():
-            session = f"load-{choose.randrange(self.sessions)}"
-            try:
-                status = ask(choose.choice(self.agents), session, session * 300)
-            except OSError as error:
-                status = error
-            self.used.add(session)
-            self.done += 1
-            if status != 200:
-                self.failures.append((session, status))
-
-    def go_on(self, n=30):
-        done = self.done
-        wait_for(lambda: self.done >= done + n, "requests to go on", 60)
-
-    def stop(self):
-        self.ended.set()
-        for thread in self.threads:
-            thread.join()
-        assert not self.failures, self.failures[:5]
-        return sorted(self.used)
-
-
-@pytest.fixture
-def under_load():
-    loads = []
-
-    def start(agents):
-        loads.append(Load(agents))
-        loads[-1].go_on()
-        return loads[-1]
-
-    yield start
-    for thing in loads:
-        thing.ended.set()
 
 
 def test_a_session_goes_on_through_any_agent(cluster):
@@ -186,157 +43,6 @@ def test_prefixes_route_without_a_session(cluster):
     for i in range(24):
         assert ask(c.agents[1 + i % 2], None, f"document {i} " * 300) == 200
     assert sum(a.metric('llmd_decisions_total{reason="prefix"}') for a in c.agents[1:]) == 24
-
-
-# ---- what befalls Redis ----
-
-
-@pytest.mark.parametrize("how", ["killed", "flushed", "stopped"])
-def test_redis_goes_away_under_load(cluster, under_load, how):
-    c = cluster()
-    work = under_load(c.agents)
-    if how == "killed":
-        c.redis.kill()
-        work.go_on(60)
-        for agent in c.agents:
-            assert wait_for(lambda: agent.json("/readyz")["redis"]["state"] == "connecting", "the loss to show") and agent.get("/readyz")[0] == 200
-        c.redis.start()
-    elif how == "flushed":
-        c.redis("FLUSHALL")
-    else:
-        c.redis.signal(signal.SIGSTOP)
-        time.sleep(4 if SAN else 10)
-        work.go_on()
-        c.redis.signal(signal.SIGCONT)
-    work.go_on(60)
-    c.live()
-    where = c.agree(work.stop())
-    c.blocks_agree()
-    if how != "stopped":
-        assert all(wait_for(lambda: agent.metric('llmd_events_resyncs_total{why="gap"}'), "the gap to be counted") for agent in c.agents)
-    # What Redis holds now is enough for an agent that knows nothing, though it was empty in between.
-    wait_for(lambda: len(c.redis("KEYS", "llmd:session:*")) >= len(where), "all sessions in the snapshot", 60)
-    late = c.agent()
-    wait_for(lambda: is_live(late), "the late agent", 60)
-    wait_for(lambda: c.known(late, where) == list(where.values()), lambda: f"{c.known(late, where)} to be {list(where.values())}", 60)
-    wait_for(lambda: blocks(late) == blocks(c.agents[0]), lambda: f"{blocks(late)} to be {blocks(c.agents[0])}", 60)
-
-
-def test_trimmed_past_a_stopped_agent(cluster, secret):
-    c = cluster(options=("--redis-stream-max", "1024"))
-    late = c.agents[2]
-    late.process.send_signal(signal.SIGSTOP)
-    try:
-        keys = [f"missed-{i}" for i in range(30)]
-        for i, key in enumerate(keys):
-            assert ask(c.agents[i % 2], key, f"{key} " * 200) == 200
-        for n in range(1, 9):  # not faster than the others follow
-            c.redis.connection.many(("XADD", "llmd:events", "MAXLEN", "~", 1024, "*", "v", 1, "t", "hello") for _ in range(500))
-            wait_for(lambda: all(a.metric('llmd_events_applied_total{kind="hello"}') >= 500 * n for a in c.agents[:2]), "the others to follow")
-        assert c.redis("XLEN", "llmd:events") < 2000
-    finally:
-        late.process.send_signal(signal.SIGCONT)
-    c.agree(keys)
-    c.blocks_agree()
-    wait_for(lambda: late.metric('llmd_events_resyncs_total{why="gap"}') >= 1, "the gap to be counted")
-    assert sum(a.metric('llmd_events_resyncs_total{why="gap"}') for a in c.agents[:2]) == 0
-
-
-def test_an_agent_starts_again(cluster):
-    c = cluster()
-    keys = [f"user-{i}" for i in range(20)]
-    for i, key in enumerate(keys):
-        assert ask(c.agents[i % 3], key, f"{key} " * 200) == 200
-    where = c.agree(keys)
-    c.agents[1].process.kill()
-    c.agents[1].process.wait()
-    c.agents[1].process.returncode = 0  # as we wanted
-    c.redis("DEL", "llmd:events")  # trimmed away: it is the snapshot that tells
-    c.agents[1] = c.agent()
-    c.live()
-    assert c.agree(keys) == where
-    c.blocks_agree()
-
-
-def refuse_memory(c):
-    c.redis("CONFIG", "SET", "maxmemory", "1")
-    return lambda: c.redis("CONFIG", "SET", "maxmemory", "0")
-
-
-def refuse_as_replica(c):
-    c.redis("CONFIG", "SET", "replica-serve-stale-data", "yes")
-    c.redis("REPLICAOF", "127.0.0.1", "1")
-    return lambda: c.redis("REPLICAOF", "NO", "ONE")
-
-
-def spoil_types(c):
-    for key in ("events", *(f"pod:{pod}" for pod in c.pods)):
-        c.redis("SET", f"llmd:{key}", "a string")
-    return lambda: c.redis("DEL", "llmd:events")  # the pods' keys stay as they are: they hold nothing else up
-
-
-@pytest.mark.parametrize("fault, name", [(refuse_memory, "oom"), (refuse_as_replica, "readonly"), (spoil_types, "wrong_type")])
-def test_redis_refuses(cluster, under_load, fault, name):
-    c = cluster(2, 4)
-    work = under_load(c.agents)
-    mend = fault(c)
-    for agent in c.agents:
-        wait_for(lambda: agent.metric(f'llmd_redis_refused_total{{why="{name}"}}') > 0, f"{name} to be counted")
-        wait_for(lambda: agent.json("/readyz")["redis"]["writes"] is False, "the fault to show")
-        assert agent.get("/readyz")[0] == 200
-    work.go_on()
-    mend()
-    c.live()
-    c.agree(work.stop())
-
-
-def test_garbage_in_the_stream(cluster, under_load):
-    c = cluster(2, 4)
-    work = under_load(c.agents)
-    choose = random.Random(7)
-    before = [a.metric("process_resident_memory_bytes") for a in c.agents]
-    bad = [
-        (("v", 2, "t", "bind"), "version"), (("v", "x", "t", "bind"), "version"), (("v", 1, "t", "sing"), "kind"), (("t", "bind"), "missing"),
-        (("v", 1, "t", "bind", "s", "0" * 16), "missing"), (("v", 1, "t", "bind", "s", "xyz", "pod", c.pods[0]), "field"),
-        (("v", 1, "t", "stored", "pod", "nowhere", "block", 512, "h", b"12345678"), "field"),
-        (("v", 1, "t", "stored", "pod", c.pods[0], "block", 512, "h", b"1234567"), "field"),
-        (("v", 1, "t", "stored", "pod", c.pods[0], "block", 512, "h", b"x" * (1 << 20)), "field"),
-        (("v", 1, "t", "load", "a", "0" * 16, "every", 500, "load", "," * 1000), "field"),
-        ((b"\0" * (1 << 20), b"\xff" * (1 << 20), "v", 1), "missing"),
-    ]
-    for fields, _ in bad:
-        c.redis("XADD", "llmd:events", "*", *fields)
-    for _ in range(300):
-        c.redis("XADD", "llmd:events", "*", *[choose.randbytes(choose.randrange(1, 40)) for _ in range(2 * choose.randrange(1, 8))])
-    for _ in range(20):  # an entry of 1 MiB each, next to each other
-        c.redis("XADD", "llmd:events", "*", "v", 1, "t", "hello", "x", b"y" * (1 << 20))
-    for key, value in (("session:zz", "x"), ("session:" + "1" * 16, "nowhere"), ("session:" + "2" * 16, b"\0\xff"), ("drain:nowhere", "1"), ("pod:1", "x")):
-        c.redis("SET", f"llmd:{key}", value)
-    for agent, memory in zip(c.agents, before):
-        for why in {why for _, why in bad}:
-            wait_for(lambda: agent.metric(f'llmd_events_malformed_total{{why="{why}"}}') >= sum(w == why for _, w in bad), f"{why} to be counted", 60)
-        wait_for(lambda: agent.metric('llmd_events_applied_total{kind="hello"}') >= 20, "what follows garbage", 60)
-        assert agent.metric("process_resident_memory_bytes") < memory + (256 if SAN else 24) * (1 << 20)
-    late = c.agent()  # which reads the spoilt snapshot, too
-    wait_for(lambda: is_live(late) and late.metric("llmd_events_snapshot_errors_total") >= 4, "the late agent", 60)
-    c.agents.append(late)
-    c.agree(work.stop())
-
-
-def test_what_cannot_be_told_is_bounded(cluster, under_load):
-    """More than the queue holds while Redis takes nothing: the oldest go, are counted, and all is told again afterwards."""
-    c = cluster(2, 4, options=("--prefix-block", "16", "--endpoint-blocks", "20000"))
-    mend = refuse_memory(c)
-    n = 30 if SAN else 320
-    for i in range(n):  # some 2048 blocks of 16 bytes each, 8 bytes a block, all others than the request before
-        assert ask(c.agents[0], f"wide-{i}", f"{i:8}" + "x" * 36000) == 200
-    agent = c.agents[0]
-    queued = agent.metric("llmd_events_queued_bytes")
-    assert 0 < queued <= agent.metric("llmd_events_queue_max_bytes") == 4 << 20
-    assert SAN or agent.metric("llmd_events_dropped_total") > 0, queued
-    mend()
-    c.live()
-    c.agree([f"wide-{i}" for i in range(n)])
 
 
 # ---- who writes what ----
@@ -539,7 +245,7 @@ def test_llmd_events(cluster, secret):
     assert {e["address"]: e["state"] for e in late.json("/v1/endpoints")}[there] == "draining"
     snapshot = json.loads(tool(c.redis, "snapshot", "-j"))
     assert snapshot["sessions"] == [{"session_hash": bind["session_hash"], "pod": elsewhere, "secret": bind["secret"]}]
-    assert {p["pod"] for p in snapshot["pods"]} == {a, b} and snapshot["drains"] == [{"pod": there}] and snapshot["entries"] > 4
+    assert {p["pod"] for p in snapshot["pods"]} == {a, b} and snapshot["drains"] == [{"pod": there, "on": True}] and snapshot["entries"] > 4
     assert elsewhere in tool(c.redis, "snapshot")
     inject("load", "agent=00000000000000aa", "every=60000", f"load={a} 1234 5")
     wait_for(lambda: all(agent.metric(f'llmd_remote_inflight_tokens{{pod="{a}"}}') == 1234 for agent in c.agents), "the load")

@@ -2,11 +2,9 @@
 """Three nodes, one Redis: what one agent learns is in the pinned maps of all, also after Redis was killed under load."""
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -16,6 +14,7 @@ from lib_world import World
 
 sys.path.append(os.path.join(os.path.dirname(__file__), "../blackbox"))
 from redis_server import Redis  # noqa: E402
+from session_load import Load  # noqa: E402
 
 pytestmark = [pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed"),
               pytest.mark.skipif(not os.path.exists(f"{BUILD}/llmd-maps"), reason="llmd-maps is not built")]
@@ -68,53 +67,24 @@ def post(world, session, text):
     peer = world.client.connect("10.1.0.1", 8080)
     try:
         peer.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Session-ID: %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (session.encode(), len(body)) + body)
-        return peer.recv(65536).split(b" ")[1]
+        return int(peer.recv(65536).split(b" ")[1])
     finally:
         peer.close()
 
 
-class Load:
-    def __init__(self, worlds):
-        self.worlds, self.ended, self.failures, self.done = worlds, threading.Event(), [], 0
-        self.threads = [threading.Thread(target=self.work, args=(i,)) for i in range(2)]
-        for thread in self.threads:
-            thread.start()
-
-    def work(self, seed):
-        choose = random.Random(seed)
-        while not self.ended.is_set():
-            session = f"s{choose.randrange(50)}"
-            try:
-                status = post(choose.choice(self.worlds), session, session * 400)
-            except OSError as error:
-                status = error
-            self.done += 1
-            if status != b"200":
-                self.failures.append(status)
-
-    def go_on(self, n=100):
-        done = self.done
-        wait_for(lambda: self.done >= done + n, "requests to go on", 60)
-
-    def stop(self):
-        self.ended.set()
-        for thread in self.threads:
-            thread.join()
-
-
 def test_the_maps_of_all_nodes_are_equal_after_redis_was_killed(nodes):
     redis, worlds = nodes
-    load = Load(worlds)
+    load = Load(post, worlds, sessions=50)
     try:
-        load.go_on()
+        load.go_on(100)
         redis.kill()
-        load.go_on()
+        load.go_on(100)
         redis.start()
-        load.go_on()
+        load.go_on(100)
         live(worlds)
     finally:
-        load.stop()
-    assert not load.failures, load.failures[:5]
+        load.end()
+    assert len(load.stop()) == 50
     sessions, blocks = agree(worlds)
     assert len(sessions) == 50 and len(blocks) >= 50 and set(sessions.values()) <= {f"{pod_address(i)}:{POD_PORT}" for i in range(PODS)}
     # An event of a stranger reaches the maps of all, too.

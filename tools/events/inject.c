@@ -172,23 +172,21 @@ static void add_to(struct tool *tool, const char *key, uint64_t max)
 static void keep_session(struct tool *tool, const char *pod, const char *ttl)
 {
 	char key[64], value[ADDRESS_TEXT_MAX + 24];
-	const char *const set[] = { "SET", key, value, "EX", ttl }, *const del[] = { "DEL", key };
+	const char *const set[] = { "SET", key, event.kind == CACHE_EVENT_UNBIND ? "-" : value, "EX", ttl };
 
 	snprintf(key, sizeof(key), SESSION_KEY "%016" PRIx64, event.session);
 	snprintf(value, sizeof(value), "%s %016" PRIx64, pod, event.key);
-	if (event.kind == CACHE_EVENT_UNBIND)
-		send_words(tool, 2, del);
-	else if (has_secret)
+	if (event.kind == CACHE_EVENT_UNBIND || has_secret)
 		send_words(tool, 5, set);
 }
 
 static void keep_drain(struct tool *tool, const char *pod, const char *ttl)
 {
 	char key[ADDRESS_TEXT_MAX + 16];
-	const char *const set[] = { "SET", key, "1", "EX", ttl }, *const del[] = { "DEL", key };
+	const char *const set[] = { "SET", key, event.on ? "1" : "0", "EX", ttl };
 
 	snprintf(key, sizeof(key), DRAIN_KEY "%s", pod);
-	send_words(tool, event.on ? 5 : 2, event.on ? set : del);
+	send_words(tool, 5, set);
 }
 
 static void keep_blocks(struct tool *tool, const char *pod, const char *ttl)
@@ -197,10 +195,8 @@ static void keep_blocks(struct tool *tool, const char *pod, const char *ttl)
 	const char *const expire[] = { "EXPIRE", key, ttl }, *const del[] = { "DEL", key };
 
 	snprintf(key, sizeof(key), POD_KEY "%s", pod);
-	if (event.kind == CACHE_EVENT_CLEARED) {
+	if (event.kind == CACHE_EVENT_CLEARED)
 		send_words(tool, 2, del);
-		return;
-	}
 	add_to(tool, key, 4096);
 	send_words(tool, 3, expire);
 }

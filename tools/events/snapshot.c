@@ -96,11 +96,15 @@ static void on_value(void *ctx, const struct redis_item *item)
 	row = add_row(key, kind_of(key) == SESSION ? "session_hash" : "pod");
 	if (kind_of(key) == POD && item->type == REDIS_INTEGER) {
 		json_object_object_add(row, "entries", json_object_new_int64(item->number));
+	} else if (kind_of(key) == DRAIN && item->type == REDIS_STRING) {
+		json_object_object_add(row, "on", json_object_new_boolean(item->len != 1 || *item->text != '0'));
+	} else if (kind_of(key) == SESSION && item->type == REDIS_STRING && item->len == 1 && *item->text == '-') {
+		json_object_object_add(row, "pod", NULL);
 	} else if (kind_of(key) == SESSION && item->type == REDIS_STRING && !cache_event_parse_bound(item->text, item->len, &pod, &secret)) {
 		json_object_object_add(row, "pod", json_object_new_string(address_format(&pod, text)));
 		snprintf(text, sizeof(text), "%016lx", (unsigned long)secret);
 		json_object_object_add(row, "secret", json_object_new_string(text));
-	} else if (kind_of(key) != DRAIN || item->type == REDIS_ERROR) {
+	} else {
 		json_object_object_add(row, "malformed", json_object_new_boolean(true));
 	}
 }
