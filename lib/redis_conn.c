@@ -257,21 +257,6 @@ static void on_last_greeted(void *ctx)
 	conn->callbacks.ready(conn->callbacks.ctx);
 }
 
-static int read_password(const char *path, char out[REDIS_URL_SECRET_MAX])
-{
-	FILE *file = fopen(path, "re");
-	size_t n;
-
-	if (!file)
-		return -errno;
-	n = fread(out, 1, REDIS_URL_SECRET_MAX - 1, file);
-	fclose(file);
-	while (n && (out[n - 1] == '\n' || out[n - 1] == '\r'))
-		n--;
-	out[n] = '\0';
-	return n ? 0 : -EINVAL;
-}
-
 static int send_auth(struct redis_conn *conn, const struct redis_handler *handler)
 {
 	const struct redis_url *url = &conn->config->url;
@@ -281,7 +266,7 @@ static int send_auth(struct redis_conn *conn, const struct redis_handler *handle
 
 	snprintf(password, sizeof(password), "%s", url->password);
 	if (*conn->config->password_file)
-		err = read_password(conn->config->password_file, password);
+		err = redis_password_read(conn->config->password_file, password);
 	if (!err && *password)
 		err = *url->user ? send_any(conn, handler, 3, with_user, NULL) : send_any(conn, handler, 2, without, NULL);
 	sodium_memzero(password, sizeof(password));
@@ -296,7 +281,7 @@ static void greet(struct redis_conn *conn)
 	int err = send_auth(conn, &handler);
 
 	if (err) {
-		redis_conn_fail(conn, "cannot read the password file");
+		redis_conn_fail(conn, "cannot read --redis-password-file");
 		return;
 	}
 	snprintf(db, sizeof(db), "%u", conn->config->url.db);
@@ -480,12 +465,13 @@ void redis_conn_free(struct redis_conn *conn)
 
 int redis_config_check(const struct redis_config *config)
 {
-	char password[REDIS_URL_SECRET_MAX], why[WHY_MAX], quoted[2 * WHY_MAX];
-	int err = *config->password_file ? read_password(config->password_file, password) : 0;
+	char password[REDIS_URL_SECRET_MAX], why[WHY_MAX], quoted[512];
+	int err = *config->password_file ? redis_password_read(config->password_file, password) : 0;
 	SSL *ssl;
 
 	if (err)
-		log_error("cannot read the password file", "error=\"%s\"", strerror(-err));
+		log_error("password not loaded", "option=--redis-password-file file=%s error=\"%s\"",
+			log_quote(config->password_file, quoted, sizeof(quoted)), strerror(-err));
 	sodium_memzero(password, sizeof(password));
 	if (err || !config->url.is_tls)
 		return err;

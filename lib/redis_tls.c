@@ -10,13 +10,13 @@
 
 static int load_files(SSL_CTX *ctx, const struct redis_config *config, const char **what)
 {
-	*what = "CA file";
+	*what = "--redis-ca-file";
 	if (*config->ca_file ? !SSL_CTX_load_verify_locations(ctx, config->ca_file, NULL) : !SSL_CTX_set_default_verify_paths(ctx))
 		return -1;
-	*what = "certificate";
+	*what = "--redis-cert-file";
 	if (*config->cert_file && SSL_CTX_use_certificate_chain_file(ctx, config->cert_file) != 1)
 		return -1;
-	*what = "key";
+	*what = "--redis-key-file";
 	return *config->key_file && SSL_CTX_use_PrivateKey_file(ctx, config->key_file, SSL_FILETYPE_PEM) != 1 ? -1 : 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <event2/http.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
@@ -133,4 +134,23 @@ int option_parse_redis_url(void *field, const char *value, const void *data)
 		return redis_url_parse(field, value);
 	*(struct redis_url *)field = (struct redis_url){ 0 };
 	return 0;
+}
+
+int redis_password_read(const char *path, char out[REDIS_URL_SECRET_MAX])
+{
+	FILE *file = fopen(path, "re");
+	size_t n;
+	int err;
+
+	if (!file)
+		return -errno;
+	n = fread(out, 1, REDIS_URL_SECRET_MAX, file);
+	err = ferror(file) ? -errno : n == REDIS_URL_SECRET_MAX ? -EFBIG : 0;
+	fclose(file);
+	if (err)
+		return err;
+	while (n && (out[n - 1] == '\n' || out[n - 1] == '\r'))
+		n--;
+	out[n] = '\0';
+	return n ? 0 : -ENODATA;
 }

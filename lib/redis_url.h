@@ -20,6 +20,9 @@ struct redis_url {
 /** redis_url_parse() - Return: 0 or -EINVAL, @out then unchanged. */
 int redis_url_parse(struct redis_url *out, const char *text);
 
+/** redis_password_read() - from a file, without the line's end. Return: 0, -ENODATA for an empty one, -EFBIG, or why it cannot be read. */
+int redis_password_read(const char *path, char out[REDIS_URL_SECRET_MAX]);
+
 /** option_parse_redis_url() - for option tables (see option.h); field: struct redis_url. "": not set. */
 int option_parse_redis_url(void *field, const char *value, const void *data);
 

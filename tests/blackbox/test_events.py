@@ -183,6 +183,12 @@ def test_login(run, sim, redis, secret, tmp_path):
     (tmp_path / "password").write_text("p@ss word\n")
     in_file = run(Agent, pods, "--redis", server.url + "?db=3", "--redis-password-file", str(tmp_path / "password"), *options)
     wait_for(lambda: is_live(in_file), "the agent with the password from a file")
+    for content, why in ((None, "No such file"), ("\n", "No data available"), ("x" * 5000, "File too large")):
+        bad = tmp_path / "bad"
+        bad.write_text(content) if content else bad.unlink(missing_ok=True)
+        said = subprocess.run([f"{BUILD}/llmd-agent", "--check-config", "--redis", server.url, "--redis-password-file", str(bad), "--endpoint", pods[0], *options],
+                              capture_output=True, text=True, timeout=60)
+        assert said.returncode and "option=--redis-password-file" in said.stderr and why in said.stderr and str(bad) in said.stderr, said.stderr
     server("AUTH", "p@ss word")
     assert b"db=3 " in server("CLIENT", "LIST") and b"name=llmd-agent-reader" in server("CLIENT", "LIST")
     assert server("EXISTS", "llmd:events") == 0
@@ -207,6 +213,9 @@ def test_tls_checks_the_server(run, sim, redis, secret, tmp_path):
     wait_for(lambda: is_live(good), "the agent over TLS, by name")
     other_name = run(Agent, pods, "--redis", f"rediss://127.0.0.1:{port}", "--redis-ca-file", f"{tmp_path}/cert.pem", *options)
     unknown_authority = run(Agent, pods, "--redis", f"rediss://localhost:{port}", *options)
+    said = subprocess.run([f"{BUILD}/llmd-agent", "--check-config", "--redis", f"rediss://localhost:{port}", "--redis-ca-file", f"{tmp_path}/none", "--endpoint", pods[0], *options],
+                          capture_output=True, text=True, timeout=60)
+    assert said.returncode and "--redis-ca-file" in said.stderr, said.stderr
     for agent in (other_name, unknown_authority):
         wait_for(lambda: "certificate verify failed" in open(agent.log).read(), "the refusal")
         assert agent.json("/readyz")["redis"]["state"] == "connecting" and ask(agent) == 200
