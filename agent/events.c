@@ -68,12 +68,33 @@ static void follow_endpoints(struct events *events)
 	events_want_resync(events, EVENTS_RESYNC_ENDPOINTS);
 }
 
-static void on_tick(evutil_socket_t fd, short what, void *arg)
+/* A timer of its own: the tick would find it up to an interval late. */
+void events_expect_silence(struct events *events)
+{
+	uint64_t next = events_load_next(&events->loads), now_ms = agent_now_ms();
+	uint64_t delay_ms = next > now_ms ? next - now_ms : 1;
+	const struct timeval delay = { .tv_sec = (time_t)(delay_ms / 1000), .tv_usec = (suseconds_t)(delay_ms % 1000) * 1000 };
+
+	if (next == UINT64_MAX || (evtimer_pending(events->expiry, NULL) && events->expiry_ms <= next))
+		return;
+	events->expiry_ms = next;
+	event_add(events->expiry, &delay);
+}
+
+static void on_expiry(evutil_socket_t fd, short what, void *arg)
 {
 	struct events *events = arg;
 
 	(void)fd, (void)what;
 	events_load_expire(&events->loads, events->agent->endpoints, agent_now_ms());
+	events_expect_silence(events);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+	struct events *events = arg;
+
+	(void)fd, (void)what;
 	events_send_load(events);
 	if (agent_now_ms() - events->writer.drains_kept_ms >= 1000 * events_refresh_s(events))
 		events_keep_drains(events);
@@ -93,7 +114,8 @@ int events_new(struct agent *agent, struct events **out)
 	randombytes_buf(&events->id, sizeof(events->id));
 	snprintf(events->id_text, sizeof(events->id_text), "%016" PRIx64, events->id);
 	events->tick = event_new(agent->base, -1, EV_PERSIST, on_tick, events);
-	err = events->tick ? events_writer_init(events) : -ENOMEM;
+	events->expiry = evtimer_new(agent->base, on_expiry, events);
+	err = events->tick && events->expiry ? events_writer_init(events) : -ENOMEM;
 	if (!err)
 		err = events_reader_init(events);
 	if (err) {
@@ -114,6 +136,8 @@ void events_free(struct events *events)
 	events_load_fini(&events->loads, events->agent->endpoints);
 	if (events->tick)
 		event_free(events->tick);
+	if (events->expiry)
+		event_free(events->expiry);
 	free(events);
 }
 

@@ -245,6 +245,7 @@ static bool apply_load(struct events *events, const struct cache_event *event, c
 		free(parts);
 		return false;
 	}
+	events_expect_silence(events);
 	return true;
 }
 

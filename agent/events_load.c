@@ -52,6 +52,16 @@ void events_load_expire(struct events_loads *loads, struct endpoint_table *endpo
 			forget(loads, endpoints, i);
 }
 
+uint64_t events_load_next(const struct events_loads *loads)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (uint32_t i = 0; i < loads->n; i++)
+		if (loads->at[i].until_ms < next)
+			next = loads->at[i].until_ms;
+	return next;
+}
+
 void events_load_fini(struct events_loads *loads, struct endpoint_table *endpoints)
 {
 	while (loads->n)

@@ -36,6 +36,9 @@ int events_load_set(struct events_loads *loads, struct endpoint_table *endpoints
 /** events_load_expire() - forgets who has been silent for too long. */
 void events_load_expire(struct events_loads *loads, struct endpoint_table *endpoints, uint64_t now_ms);
 
+/** events_load_next() - when the first of them will have been silent for too long; UINT64_MAX: nobody counts. */
+uint64_t events_load_next(const struct events_loads *loads);
+
 void events_load_fini(struct events_loads *loads, struct endpoint_table *endpoints);
 
 #endif

@@ -74,11 +74,12 @@ struct events {
 	struct agent *agent;
 	uint64_t id;
 	char id_text[EVENTS_ID_TEXT];
-	struct event *tick;
+	struct event *tick, *expiry;
 	struct events_reader reader;
 	struct events_writer writer;
 	struct events_queue queue;
 	struct events_loads loads;
+	uint64_t expiry_ms; /* when @expiry is due */
 	struct events_stats stats;
 	uint64_t secret_logged_ms;
 	uint16_t address_cache[EVENTS_ADDRESS_CACHE];
@@ -96,6 +97,8 @@ static inline uint64_t events_refresh_s(const struct events *events)
 
 	return s < 60 ? s : 60;
 }
+
+void events_expect_silence(struct events *events); /* events.c: a load was set */
 
 /* events_write.c */
 int events_writer_init(struct events *events);
