@@ -169,6 +169,13 @@ def test_another_secret_is_not_mixed(cluster, run, secret):
     assert stranger.metric('llmd_events_applied_total{kind="bind"}') == 0 and stranger.metric("llmd_sessions{") + stranger.metric("llmd_sessions ") == 0
     assert stranger.json("/readyz")["redis"]["other_secret"] is True
     assert "hashes sessions with another secret" in open(stranger.log).read()
+    for agent in (stranger, c.agents[0]):
+        agent.process.kill()
+        agent.process.wait()
+        agent.process.returncode = 0
+    assert c.redis("KEYS", "llmd:session:*") and c.redis("DEL", "llmd:events")
+    late = run(Agent, c.pods, "--redis", c.redis.url, "--session-secret-file", secret(OTHER_SECRET))
+    wait_for(lambda: late.metric("llmd_events_other_secret"), "the snapshot to tell")
 
 
 def test_login(run, sim, redis, secret, tmp_path):
