@@ -42,13 +42,13 @@ static void adopt_slot(struct flow_table *table, uint32_t index)
 	bool known = endpoint_is_known(table, slot);
 
 	table->local[index].next = NO_SLOT;
-	slot->flags &= ~(uint32_t)SLOT_FORGETTING;
+	__atomic_fetch_and(&slot->flags, ~(uint32_t)SLOT_FORGETTING, __ATOMIC_RELAXED);
 	if (!flow_is_straight(table, index)) {
 		table->counts.open++;
 		table->high = index >= table->high ? index + 1 : table->high;
 	}
 	if (!known)
-		slot->flags |= SLOT_COUNTED; /* its counts went with its endpoint */
+		__atomic_fetch_or(&slot->flags, SLOT_COUNTED, __ATOMIC_RELAXED); /* its counts went with its endpoint */
 	else
 		adopt_claim(table, slot);
 	if (!(slot->flags & SLOT_AFFINITY) && slot->endpoint < LLMD_ENDPOINT_MAX)
@@ -60,6 +60,8 @@ static void adopt_slot(struct flow_table *table, uint32_t index)
 		flow_reset(table, index, "the pod is gone");
 	else if (slot->flags & SLOT_ENDED)
 		flow_linger(table, index);
+	else
+		table->n_unacked += flow_is_unacked(table, index);
 }
 
 void flow_table_adopt(struct flow_table *table)

@@ -19,6 +19,8 @@
 #include "agent/handoff.h"
 #include "agent/prober.h"
 
+#define FORGED ((uint32_t)(SLOT_RESET | SLOT_POD_RESET | SLOT_DOUBTED | SLOT_ENDED))
+
 enum { POLL_MS = 10, LINGER_MS = 1000, SWEEP_S = 60, SWEEP_MIN = 256 };
 
 /* While there is something to wait for. */
@@ -57,12 +59,12 @@ void flow_linger(struct flow_table *table, uint32_t index)
 	table->last = (int32_t)index;
 }
 
-/* Packets long after the end: it was not believed, and the connection lives. Its request stays counted. */
+/* Packets long after the last valid RST: it was not believed, and the connection lives. Its request stays counted. */
 static bool was_forged(const struct flow_table *table, uint32_t index)
 {
 	const struct slot *slot = &table->slots[index];
 
-	return slot->flags & SLOT_RESET && !(slot->flags & SLOT_ORPHAN) &&
+	return slot->flags & SLOT_RESET && slot->flags & SLOT_DOUBTED && !(slot->flags & SLOT_ORPHAN) &&
 	       slot->last_ns / 1000000 + LINGER_MS / 4 > table->local[index].due_ms;
 }
 
@@ -78,7 +80,7 @@ static void collect(struct flow_table *table)
 			table->last = NO_SLOT;
 		table->local[index].lingers = false;
 		if (was_forged(table, index))
-			__atomic_fetch_and(&table->slots[index].flags, ~(uint32_t)(SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED), __ATOMIC_RELAXED);
+			__atomic_fetch_and(&table->slots[index].flags, ~FORGED, __ATOMIC_RELAXED);
 		else
 			flow_close(table, index);
 	}
@@ -151,6 +153,25 @@ static void sweep_range(struct flow_table *table, uint32_t from, uint32_t to, ui
 		sweep_slot(table, from + i, now);
 }
 
+/*
+ * A living agent tries elsewhere when a pod does not take the request. One that died cannot, and what the pod says of it nobody
+ * hears: should it be silent for as long as an agent would wait, the client, which has sent all, is told.
+ */
+static void sweep_unacked(struct flow_table *table)
+{
+	uint64_t now = agent_now_us() * 1000, wait_ns = table->agent->config.connect_timeout_ms * 1000000;
+
+	table->n_unacked = 0;
+	for (uint32_t i = 0; i < table->high; i++) {
+		if (!flow_is_unacked(table, i))
+			continue;
+		if (now > table->slots[i].last_ns + wait_ns)
+			flow_reset(table, i, "the agent died in the hand-off");
+		else
+			table->n_unacked++;
+	}
+}
+
 static void on_second(evutil_socket_t fd, short what, void *arg)
 {
 	struct flow_table *table = arg;
@@ -162,6 +183,8 @@ static void on_second(evutil_socket_t fd, short what, void *arg)
 	sweep_range(table, table->sweep, table->high, part);
 	table->sweep += part;
 	sweep_range(table, table->n - table->n_affinity, table->n, table->n_affinity);
+	if (table->n_unacked)
+		sweep_unacked(table);
 }
 
 static void on_wake(evutil_socket_t fd, short what, void *arg)

@@ -37,7 +37,7 @@ struct flow_table {
 	size_t slots_bytes;
 	struct flow_local *local;
 	uint32_t *free;
-	uint32_t n_owned;
+	uint32_t n_owned, n_unacked;
 	uint32_t n, n_free, n_affinity, high, sweep;
 	int32_t first, last;
 	struct ring_buffer *ring;
@@ -48,6 +48,16 @@ struct flow_table {
 static inline bool flow_is_straight(const struct flow_table *table, uint32_t index)
 {
 	return index >= table->n - table->n_affinity;
+}
+
+/**
+ * flow_is_unacked() - its request is on its way from the socket that an agent has left, which repeats what gets lost. Only when
+ * the pod has acknowledged it nobody is needed any more.
+ */
+static inline bool flow_is_unacked(const struct flow_table *table, uint32_t index)
+{
+	return table->slots[index].state == SLOT_HANDED && !table->local[index].owner && !table->local[index].lingers &&
+	       !(table->slots[index].flags & (SLOT_ACKED | SLOT_AFFINITY | SLOT_ENDED));
 }
 
 /** flow_close() - its end is known: counts it, gives back what it holds. */

@@ -61,6 +61,24 @@ static __always_inline bool slot_has_acked(const struct slot *slot)
 	return slot->flags & SLOT_ACKED || seq_at_or_after(slot->pod_ack, slot->agent_end);
 }
 
+/* A valid one, of the side that @flags name. */
+static __always_inline void slot_note_reset(struct slot *slot, __u32 flags)
+{
+	if (slot->flags & SLOT_DOUBTED)
+		__sync_fetch_and_and(&slot->flags, ~(__u32)SLOT_DOUBTED);
+	slot_raise(slot, flags);
+}
+
+/*
+ * Any other packet. Who goes on behind an RST may have refused it: forged, or overtaken by a FIN that its sender had sent
+ * before. Whether that is so the agent finds by the time; and what the next valid RST ends has ended all the same.
+ */
+static __always_inline void slot_note_life(struct slot *slot)
+{
+	if (slot->flags & SLOT_RESET)
+		slot_raise(slot, SLOT_DOUBTED);
+}
+
 static __always_inline void slot_note_client_ack(struct slot *slot, __u32 ack)
 {
 	if (slot->flags & SLOT_POD_FIN && seq_at_or_after(ack, slot->pod_fin))
@@ -100,9 +118,10 @@ SUBPROGRAM enum reason slot_from_client(struct slot *slot, const struct packet *
 		slot_note_client_ack(slot, packet->ack - flow->ack_sub);
 	if (packet->flags & TCP_RST) {
 		if (packet->seq + flow->seq_add == slot->pod_ack || packet->seq + flow->seq_add == slot->client_next)
-			slot_raise(slot, SLOT_RESET);
+			slot_note_reset(slot, SLOT_RESET);
 		return REASON_NONE;
 	}
+	slot_note_life(slot);
 	if (packet->len)
 		slot_note_request(slot, packet);
 	slot_grow(&slot->client_next, end);
@@ -157,7 +176,7 @@ static __always_inline enum reason slot_pod_reset(struct slot *slot, const struc
 	bool opening = slot->flags & SLOT_AFFINITY && !slot->pod_start;
 
 	if (opening ? slot_syn_is_acked(slot, packet) : packet->seq == slot->pod_next)
-		slot_raise(slot, SLOT_RESET | SLOT_POD_RESET);
+		slot_note_reset(slot, SLOT_RESET | SLOT_POD_RESET);
 	return REASON_NONE;
 }
 
@@ -177,6 +196,7 @@ SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *pac
 		return REASON_CLOSE_TO_AGENT;
 	if (packet->flags & TCP_RST)
 		return slot_pod_reset(slot, packet);
+	slot_note_life(slot);
 	if (packet->flags & TCP_ACK)
 		slot_note_pod_ack(slot, packet->ack);
 	slot_grow(&slot->pod_next, packet_end(packet));

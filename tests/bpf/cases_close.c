@@ -117,6 +117,14 @@ static const struct fixture cases[] = {
 		.after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)),
 		  UP(C6(REQUEST_END, 0, RST), CP6(REQUEST_END_POD, 0, RST)) } },
 
+	{ .name = "a pod that goes on behind an RST makes it doubtful, until the next valid one", .conn = &conn4,
+	  .step = { CLIENT_RESETS(0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)),
+		  POD_SAYS(ACK, 0, 0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED | SLOT_DOUBTED }),
+		  CLIENT_RESETS(7), CLIENT_RESETS(0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED }) } },
+	{ .name = "so does a client", .conn = &conn4, .slot = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED },
+	  .step = { CLIENT_SAYS(ACK, 0, 0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED | SLOT_DOUBTED }),
+		  POD_RESETS(7), POD_RESETS(0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED }) } },
+
 	/* The client's address used again (the old agent's socket is gone, so nobody else would answer). */
 	{ .name = "a copy of the SYN that opened the connection: dropped", .conn = &conn4,
 	  .step = { { .in = C4(1000, 0, SYN), .verdict = DROP, .why = { REASON_SYN_REPEATED } } } },

@@ -283,9 +283,18 @@ def test_nobody_listens(world):
         w.dial(host=NODE)
 
 
+def forge_reset(w, peer):
+    """A RST with the right number but a wrong checksum: the programs note an end, the pod does not believe it."""
+    slot = next(e["formatted"]["value"] for e in lib_kernel.map_entries(w.pin_dir, "slots") if e["formatted"]["value"]["state"])
+    up = next(e["formatted"]["value"] for e in lib_kernel.map_entries(w.pin_dir, "flows") if not e["formatted"]["value"]["from_pod"])
+    number = (slot["client_next"] - up["seq_add"]) % 2**32
+    header = struct.pack("!HHLLHHHH", peer.socket.getsockname()[1], PORT, number, 0, 5 << 12 | 4, 0, 0x1234, 0)
+    w.client.socket(kind=socket.SOCK_RAW, protocol=socket.IPPROTO_TCP).sendto(header, (NODE, 0))
+
+
 @only("kernel")
 def test_forged_reset_does_not_end_a_stream(world):
-    """A RST with the right number but a wrong checksum: the programs note an end, the pod does not believe it. What goes on is carried on."""
+    """What goes on is carried on."""
     w = world()
     w.script(lambda peer: (peer.read_body(), peer.stream_numbers(35)))
     w.start_agent("--flows-max", "1024").ready(1)
@@ -294,12 +303,26 @@ def test_forged_reset_does_not_end_a_stream(world):
     assert peer.read_head()
     w.assert_handed_over(1)
     time.sleep(0.3)
-    slot = next(e["formatted"]["value"] for e in lib_kernel.map_entries(w.pin_dir, "slots") if e["formatted"]["value"]["state"])
-    up = next(e["formatted"]["value"] for e in lib_kernel.map_entries(w.pin_dir, "flows") if not e["formatted"]["value"]["from_pod"])
-    number = (slot["client_next"] - up["seq_add"]) % 2**32
-    header = struct.pack("!HHLLHHHH", peer.socket.getsockname()[1], PORT, number, 0, 5 << 12 | 4, 0, 0x1234, 0)
-    w.client.socket(kind=socket.SOCK_RAW, protocol=socket.IPPROTO_TCP).sendto(header, (NODE, 0))
+    forge_reset(w, peer)
     assert peer.read_body() == numbers(35)
     peer.close()
     wait_for(lambda: w.kernel_flows() == 0, "the end of the flow")
+    w.agent.idle()
+
+
+@only("kernel")
+def test_true_reset_behind_a_refused_one_ends_a_stream(world):
+    """The stream goes on behind the first one, and nothing tells of a second end: it must not be taken for a life."""
+    w = world()
+    w.script(lambda peer: (peer.read_body(), peer.stream_numbers(1000)))
+    w.start_agent("--flows-max", "1024").ready(1)
+    peers = [w.dial() for _ in range(2)]
+    for peer in peers:
+        peer.send(post(stream_body()))
+        assert peer.read_head()
+        w.assert_handed_over(1)
+        forge_reset(w, peer)
+        time.sleep(0.9)
+        reset(peer.socket)  # within the second for which the agent waits
+        wait_for(lambda: w.kernel_flows() == 0, "the end of the flow")
     w.agent.idle()

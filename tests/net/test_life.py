@@ -12,7 +12,7 @@ from conftest import only
 from lib_agent import BUILD, Process
 from lib_link import bad_link
 from lib_net import run, wait_for
-from lib_peer import fetch, stream_body
+from lib_peer import fetch, post, stream_body
 
 STREAMS = dict(up=200, down=8000, chunk=200, gap=100)  # four seconds
 FAILS_BY_ITSELF = ("cut", "reset", "refused", "unreached")  # the client is told, at once
@@ -52,6 +52,31 @@ def test_kill_during_hand_offs(world, moment):
     result = load.result()
     no_byte_wrong_nobody_hangs(result)
     assert result["ok"] >= flows - 1, (flows, result)  # one may have had its entries, but not yet its request sent
+
+
+@only("kernel")
+def test_agent_and_pod_die_in_a_hand_off(world):
+    """The agent has given the whole request to its socket, the pod has not acknowledged it, and both die: the next agent tells the client."""
+    w = world()
+    pod = w.netpod()
+    w.start_agent("--connect-timeout", "30s", "--flows-max", "1024").ready(1)
+    w.net.pods[0].run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", "9000", "-m", "length", "--length", "100:", "-j", "DROP")
+    peer = w.dial(timeout=30)
+    peer.send(post(stream_body(500)))
+
+    def is_sent():
+        slots = [e["formatted"]["value"] for e in lib_kernel.map_entries(w.pin_dir, "slots")]
+        return any(slot["state"] == 2 for slot in slots)  # SLOT_HANDED
+
+    wait_for(is_sent, "the request to be sent")
+    w.agent.signal(signal.SIGSTOP)  # it must not hear of its pod's end
+    pod.kill()
+    w.agent.kill()
+    w.agent = w.start_agent()
+    with pytest.raises(ConnectionResetError):
+        peer.read_head()
+    wait_for(lambda: w.kernel_flows() == 0, "the end of the flow")
+    w.agent.idle()
 
 
 def test_kill_and_restart_under_load(world):

@@ -58,6 +58,21 @@ static bool model_is_acked(const struct model *model)
 
 /* ---- the model ---- */
 
+/* @valid: a RST in order. Any other packet behind one makes it doubtful. */
+static void model_reset(struct model *model, bool valid, uint32_t flags)
+{
+	if (valid && !(model->flags & SLOT_RESET))
+		model->flags |= flags;
+	if (valid)
+		model->flags &= ~(uint32_t)SLOT_DOUBTED;
+}
+
+static void model_life(struct model *model)
+{
+	if (model->flags & SLOT_RESET)
+		model->flags |= SLOT_DOUBTED;
+}
+
 static enum reason model_client(struct model *model, const struct said *said)
 {
 	bool closed = model->flags & SLOT_RESET || (model->flags & SLOT_CLIENT_FIN && model->flags & SLOT_POD_FIN);
@@ -67,10 +82,10 @@ static enum reason model_client(struct model *model, const struct said *said)
 	if (said->flags & TCP_ACK && model->flags & SLOT_POD_FIN && said->ack >= model->pod_fin)
 		model->flags |= SLOT_POD_FIN_ACKED;
 	if (said->flags & TCP_RST) {
-		if (said->seq == model->pod_ack || said->seq == model->client_next)
-			model->flags |= SLOT_RESET;
+		model_reset(model, said->seq == model->pod_ack || said->seq == model->client_next, SLOT_RESET);
 		return REASON_NONE;
 	}
+	model_life(model);
 	if (said->len && said->seq >= model->request_end && model->flags & SLOT_ANSWERING) {
 		model->flags &= ~(uint32_t)SLOT_ANSWERING;
 		model->requests++;
@@ -91,8 +106,8 @@ static enum reason model_pod_close(struct model *model, const struct said *said,
 	if (said->flags & (TCP_RST | TCP_FIN) && !said->len && !model_is_acked(model) && model->pod_next == model->pod_start &&
 		!(said->flags & TCP_ACK && said->ack >= model->agent_end))
 		return REASON_CLOSE_TO_AGENT;
-	if (said->flags & TCP_RST && said->seq == model->pod_next && !(model->flags & SLOT_RESET))
-		model->flags |= SLOT_RESET | SLOT_POD_RESET;
+	if (said->flags & TCP_RST)
+		model_reset(model, said->seq == model->pod_next, SLOT_RESET | SLOT_POD_RESET);
 	*is_over = said->flags & TCP_RST;
 	return REASON_NONE;
 }
@@ -107,6 +122,7 @@ static enum reason model_pod(struct model *model, const struct said *said)
 	why = model_pod_close(model, said, &is_over);
 	if (is_over)
 		return why;
+	model_life(model);
 	if (said->flags & TCP_ACK) {
 		model->pod_ack = max(model->pod_ack, said->ack);
 		if (model->flags & SLOT_CLIENT_FIN && said->ack >= model->client_fin)

@@ -180,6 +180,7 @@ static const struct {
 	{ SLOT_POD_FIN_ACKED, "pod-fin-acked" },
 	{ SLOT_RESET, "reset" },
 	{ SLOT_POD_RESET, "pod-reset" },
+	{ SLOT_DOUBTED, "doubted" },
 	{ SLOT_ORPHAN, "orphan" },
 	{ SLOT_ENDED, "ended" },
 	{ SLOT_AGENT_FIN, "agent-fin" },
