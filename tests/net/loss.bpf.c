@@ -2,7 +2,7 @@
 /*
  * A bad link for the network tests, at the ingress of a device. Built for each use with
  *
- *   DROP   one TCP packet in DROP is lost; 0: none
+ *   DROP   one TCP packet in DROP is lost; 0: none. No RST: nobody repeats one, and who waits for it waits for ever
  *   FINS   1: the first FIN of each connection is lost
  *   LAST   1: of each connection the first packet behind a FIN is lost
  *   HOLD   one TCP packet in HOLD takes the detour through device DETOUR, where tun.py holds it: it comes
@@ -63,11 +63,11 @@ int bad_link(struct __sk_buff *skb)
 {
 	struct tcphdr *tcp = tcp_of(skb);
 
-	if (!tcp)
+	if (!tcp || (void *)(tcp + 1) > (void *)(long)skb->data_end)
 		return TC_ACT_OK;
-	if ((FINS || LAST) && (void *)(tcp + 1) <= (void *)(long)skb->data_end && is_one_of_the_end(tcp))
+	if ((FINS || LAST) && is_one_of_the_end(tcp))
 		return TC_ACT_SHOT;
-	if (one_in(DROP))
+	if (!tcp->rst && one_in(DROP))
 		return TC_ACT_SHOT;
 	if (one_in(HOLD))
 		return bpf_redirect(DETOUR, 0);
