@@ -76,7 +76,8 @@ static __always_inline void note_numbers(struct bpf_sock_ops *ops)
 	tp = sk && handshake ? bpf_skc_to_tcp_sock(sk) : NULL;
 	if (!tp)
 		return;
-	way = tp->inet_conn.icsk_pmtu_cookie - (ops->family == FAMILY_IPV4 ? HEADERS_IPV4 : HEADERS_IPV6);
+	/* The family of a socket that was accepted by a listener of both is IPv6, whatever it speaks. */
+	way = tp->inet_conn.icsk_pmtu_cookie - (address_is_ipv6(arriving.saddr) ? HEADERS_IPV6 : HEADERS_IPV4);
 	handshake->socket.write_seq = tp->write_seq;
 	handshake->socket.rcv_nxt = tp->rcv_nxt;
 	handshake->socket.peer_mss = tp->rx_opt.mss_clamp > way ? way : tp->rx_opt.mss_clamp;

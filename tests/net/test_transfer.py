@@ -67,6 +67,14 @@ def test_ipv6(world):
     w.assert_handed_over(100)
 
 
+def test_ipv4_by_a_listener_of_both_families(world):
+    w = world()
+    w.start(listen=("[::]:8080",))
+    w.load(count=50, up=100_000, down=100_000).all_ok()
+    w.load(count=50, up=100, down=2000, gap=10).all_ok()
+    w.assert_handed_over(100)
+
+
 def test_pods_behind_devices_without_ethernet(world):
     w = world(l3=True)
     w.start()
