@@ -52,7 +52,7 @@ static __always_inline __u32 hook_way(const struct flow *flow, const struct slot
 	const struct endpoint_entry *endpoint;
 
 	if (flow->ifindex)
-		return flow->ifindex;
+		return slot->client_way ? slot->client_way : flow->ifindex;
 	endpoint = bpf_map_lookup_elem(&endpoints, &index);
 	return endpoint ? endpoint->ifindex : 0;
 }

@@ -8,6 +8,7 @@
 #include "affinity.h"
 #include "observe.h"
 #include "too_big.h"
+#include "way.h"
 
 SUBPROGRAM bool rewrite_sack(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
 {
@@ -110,6 +111,8 @@ static __always_inline enum reason handle(struct __sk_buff *skb, struct packet *
 	}
 	if (!slot)
 		return REASON_NOT_OURS;
+	if (flow.from_pod && slot_is_repeated(slot, packet))
+		way_follow(skb, &flow, slot);
 	why = flow.from_pod ? slot_from_pod(slot, packet) : slot_from_client(slot, packet, &flow);
 	observe(skb, slot, packet, flow.slot, flow.from_pod);
 	if (why == REASON_SYN_LIVE)

@@ -132,6 +132,12 @@ SUBPROGRAM enum reason slot_from_client(struct slot *slot, const struct packet *
 	return REASON_NONE;
 }
 
+/** slot_is_repeated() - the pod has sent it before, or asks whether the client is still there. Before slot_from_pod(). */
+static __always_inline bool slot_is_repeated(const struct slot *slot, const struct packet *packet)
+{
+	return seq_after(slot->pod_next, packet->seq) && !seq_after(packet_end(packet), slot->pod_next);
+}
+
 static __always_inline void slot_note_pod_ack(struct slot *slot, __u32 ack)
 {
 	slot_grow(&slot->pod_ack, ack);

@@ -28,7 +28,7 @@ struct flow_key {
  * in the slot. A value may be replaced while a program copies it, so a copy counts only if both @gen are the slot's.
  * @to:      addresses and ports of what leaves, from the node's point of view: source and destination.
  * @seq_add, @ack_sub: to the sequence number, off the acknowledgment number.
- * @ifindex: where it leaves; 0: where the endpoint's route leads.
+ * @ifindex: where it leaves, unless the slot's @client_way says otherwise; 0: where the endpoint's route leads.
  * @scale_in, @scale_out: window scale that the sender announced, and the one that the receiver was told.
  * @sack:    both sides agreed on SACK: blocks are translated, else blanked.
  */
@@ -102,6 +102,7 @@ struct slot {
 	__u32 pod_start;    /* the same in the pod's numbers */
 	struct flow_key client, pod; /* keys of both directions */
 	char request_id[64];
+	__u32 client_way; /* programs: the device that leads to the client since its way has changed; 0: as in the entry */
 };
 
 /** struct front - a key of map "fronts": an address under which clients reach the agent. Its value is a struct front_info. */
