@@ -222,7 +222,7 @@ static const struct option_row rows[] = {
 	  option_parse_size, FIELD(request_buffer), &buffer_range },
 	{ "head-timeout", "DURATION", "10s", SOME_TIME, "From the first byte of a request head to its last; then 408.",
 	  option_parse_duration, FIELD(head_timeout_ms), &some_time },
-	{ "body-timeout", "DURATION", "60s", SOME_TIME, "Longest pause within a request body; then 408.",
+	{ "body-timeout", "DURATION", "60s", SOME_TIME, "Longest pause within a request body; then 408. A pod that takes none of it for that long has failed.",
 	  option_parse_duration, FIELD(body_timeout_ms), &some_time },
 	{ "keepalive-timeout", "DURATION", "75s", SOME_TIME, "How long a client connection may be idle between requests.",
 	  option_parse_duration, FIELD(keepalive_timeout_ms), &some_time },

@@ -259,7 +259,7 @@ static const struct family families[] = {
 	  "sum by (pod) (rate(llmd_pod_connects_total[5m]))", print_connects },
 	{ "llmd_pod_retransmits_total", "counter", "pod", "Segments that the agent's connections to a pod have sent again.",
 	  "rate(llmd_pod_retransmits_total[5m]) > 0", print_retransmits },
-	{ "llmd_handoffs_total", "counter", "result", "Requests by what became of their hand-off, or why they were relayed.",
+	{ "llmd_handoffs_total", "counter", "result", "Requests by what became of their hand-off, or why they were relayed; counted again at each pod that one was tried at.",
 	  "sum by (result) (rate(llmd_handoffs_total[5m]))", print_handoffs },
 	{ "llmd_handoff_duration_seconds", "histogram", "", "From a connected pod connection to both entries in the map.",
 	  "histogram_quantile(0.5, rate(llmd_handoff_duration_seconds_bucket[5m]))", print_handoff_duration },

@@ -158,7 +158,8 @@ void exchange_fail(struct exchange *exchange, int err, const char *what)
 	struct agent *agent = exchange->client->agent;
 	struct upstream *upstream = exchange->upstream;
 	/* Closed by the pod just when it was used again: nothing wrong with the pod. */
-	bool stale = upstream && upstream->reused && !upstream->in.len && err != -EPROTO && exchange->at_hand;
+	bool closed = err != -EPROTO && err != -ETIMEDOUT && err != -ENETUNREACH;
+	bool stale = upstream && upstream->reused && !upstream->in.len && closed && exchange->at_hand;
 	bool dialling = exchange->state == EXCHANGE_CONNECT;
 
 	if (exchange->answered) {

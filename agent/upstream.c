@@ -193,10 +193,14 @@ static void on_broken(struct peer *peer, int err)
 		upstream->pool->callbacks.broken(upstream->exchange, err);
 }
 
-/* A pod that vanished without a word (node lost) is noticed within a minute, also while it is silent for a good reason. */
+/*
+ * A pod that vanished without a word (node lost) is noticed within a minute, also while it is silent for a good reason. What it does
+ * not acknowledge the kernel would repeat for a quarter of an hour.
+ */
 void upstream_keep_alive(struct upstream *upstream)
 {
 	const int on = 1, idle_s = 30, interval_s = 10, probes = 3, fd = upstream->peer.fd;
+	const unsigned unacked_ms = (unsigned)upstream->pool->agent->config.body_timeout_ms;
 
 	if (upstream->keeps_alive)
 		return;
@@ -205,6 +209,7 @@ void upstream_keep_alive(struct upstream *upstream)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacked_ms, sizeof(unacked_ms));
 }
 
 static int bind_port(int fd, sa_family_t family, uint16_t port)
