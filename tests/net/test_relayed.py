@@ -105,7 +105,7 @@ def test_table_is_full(world):
     w = world()
     w.start("--flows-max", "1024")
     with counted(w, handed=1024, table_full=76):
-        w.load(count=1100, up=100, down=4000, chunk=200, gap=200).all_ok()
+        w.load(count=1100, up=100, down=4000, chunk=200, gap=100).all_ok()
     wait_for(lambda: w.kernel_flows() == 0, "free slots")
     with counted(w, handed=10):
         w.load(count=10).all_ok()
