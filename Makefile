@@ -12,7 +12,8 @@ B := build$(if $(SAN),/san)
 PACKAGES := libevent libevent_pthreads libevent_openssl openssl hiredis json-c libxxhash libsodium libbpf libmnl libcurl libcares yaml-0.1
 CPPFLAGS += -D_GNU_SOURCE -I. -Iinclude -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 CFLAGS ?= -O2 -g
-CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
+# The folder of the build gets into no file, so that an image is the same from any.
+CFLAGS += -std=gnu11 -ffile-prefix-map=$(CURDIR)=. -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
 LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lresolv
 comma := ,
 say = @mkdir -p $(@D) && printf '  %-5s %s\n' $(1) $(2)
@@ -117,7 +118,7 @@ $(B)/obj/%.o: %.c
 # The BPF programs, linked to one object, which the skeleton carries into the agent. The same for every CPU of a byte order.
 build/bpf/%.bpf.o: bpf/%.bpf.c
 	$(call say,BPF,$<)
-	$(Q)$(CLANG) -O2 -g -Wall -Wextra -Werror -Wno-missing-field-initializers -target bpf -mcpu=v3 -MMD -MP \
+	$(Q)$(CLANG) -O2 -g -ffile-prefix-map=$(CURDIR)=. -Wall -Wextra -Werror -Wno-missing-field-initializers -target bpf -mcpu=v3 -MMD -MP \
 		-I/usr/include/$(shell $(CC) -dumpmachine) -c -o $@ $<
 
 build/bpf/llmd.skel.h: $(BPF:%=build/bpf/%.bpf.o)
