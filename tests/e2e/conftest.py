@@ -2,6 +2,7 @@
 """Applies deploy/ with simulated pods to the cluster of KUBECONFIG, and removes all of it, whatever happens. The images must be there:
 localhost/llmd (scripts/image) and localhost/llmd-e2e-client:1 (tests/e2e/client-image)."""
 import os
+import signal
 
 import pytest
 
@@ -58,6 +59,12 @@ def cluster(clients):
             with open(os.environ["LLMD_E2E_LOGS"], "w") as f:
                 f.write(logs)
         remove()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "core: the few that tell whether this version works in a cluster")
+    # Told to end, pytest removes what it has applied, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

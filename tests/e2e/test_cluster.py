@@ -19,6 +19,9 @@ WAYS = {
     "ClusterIP, from a pod": (from_pod("client"), "clusterip"),
     "ClusterIP, from the node": (from_pod("node"), "clusterip"),
 }
+CORE_WAYS = {"host port, from outside", "NodePort, from outside", "ClusterIP, from a pod"}
+# Enough to tell in two minutes whether this version works in a cluster; `make check` runs these where it can have one (scripts/check).
+core = pytest.mark.core
 NODE_EXEC = os.environ.get("LLMD_NODE_EXEC", "").split()
 
 
@@ -35,7 +38,7 @@ def bound(cluster, node, session):
     return wait_for(lambda: cluster.maps(node, "session", "get", session)["endpoint"], f"session {session} in the map")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=core) if way in CORE_WAYS else way for way in WAYS])
 def test_session_stays_at_its_pod(cluster, way):
     request, kind = WAYS[way]
     for node in cluster.nodes:
@@ -117,7 +120,7 @@ def test_service_behind_a_filtering_bridge_is_relayed(cluster):
         assert stream.whole(), stream.error
 
 
-@pytest.mark.parametrize("kind,from_pods", [("host", False), ("nodeport", False), ("host", True), ("clusterip", True)],
+@pytest.mark.parametrize("kind,from_pods", [("host", False), pytest.param("nodeport", False, marks=core), ("host", True), ("clusterip", True)],
                          ids=["host port", "NodePort", "host port, from pods", "ClusterIP, from pods"])
 def test_streams_are_in_the_kernel(cluster, routed, kind, from_pods):
     request = from_pod("client") if from_pods else from_outside
@@ -134,6 +137,7 @@ def test_streams_are_in_the_kernel(cluster, routed, kind, from_pods):
     end_whole(streams)
 
 
+@core
 def test_rollout_restart_loses_no_stream(cluster):
     before = {node: cluster.agent(node)["metadata"]["uid"] for node in cluster.nodes}
     streams = open_streams(cluster, 4, 1500)
@@ -247,6 +251,7 @@ def test_daemon_of_the_node_restarted(cluster, daemon):
     wait_for(lambda: "[DONE]" in from_outside(cluster, node, cluster.nodes[node], PORT, name()), "an answer")
 
 
+@core
 def test_exactly_three_capabilities(cluster):
     for node in cluster.nodes:
         # The keeper is one, too; each process of that name on the node.
@@ -275,6 +280,7 @@ def still_there(cluster, node, ids):
     return re.findall(r'"id":\d+', cluster.on_node(node, "sh", "-c", script, check=False))
 
 
+@core
 def test_removal_leaves_nothing(cluster):
     for node in cluster.nodes:
         assert "[DONE]" in from_outside(cluster, node, cluster.nodes[node], PORT, name())
