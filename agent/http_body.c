@@ -4,7 +4,8 @@
  *
  * Chunked framing is read as strictly as heads are: hexadecimal digits, an optional extension without control
  * characters, CR LF; then exactly that many bytes and CR LF; after the chunk of size 0 trailer fields and an empty line.
- * Size lines and trailers are bounded, or a body could consist of nothing else.
+ * Size lines and trailers are bounded, or a body could consist of nothing else. Some servers add trailers to the fields of
+ * the head (uvicorn with httptools does): a client's must not bring back what was refused or removed there.
  */
 #include "agent/http_body.h"
 
@@ -29,7 +30,7 @@ enum chunk_state {
 
 int http_body_begin_request(struct http_body *body, const struct http_head *head, uint64_t max)
 {
-	*body = (struct http_body){ .max = max };
+	*body = (struct http_body){ .max = max, .is_request = true };
 	if (head->chunked)
 		body->kind = HTTP_BODY_CHUNKED;
 	else if (head->content_length)
@@ -128,15 +129,26 @@ static int line_char(struct http_body *body, char c, enum chunk_state at_end)
 	return 0;
 }
 
+static int name_end(struct http_body *body)
+{
+	if (body->is_request && http_may_not_trail((struct http_text){ body->name, body->name_len }))
+		return -EBADMSG;
+	body->state = TRAILER_VALUE;
+	return 0;
+}
+
 /* Of a trailer field; what follows the colon is as in a head. */
 static int name_char(struct http_body *body, char c)
 {
 	if (body->state == TRAILER_NAME && c == ':')
-		body->state = TRAILER_VALUE;
-	else if (http_is_token_char(c))
-		body->state = TRAILER_NAME;
-	else
+		return name_end(body);
+	if (!http_is_token_char(c))
 		return -EBADMSG;
+	if (body->state == TRAILER_BEGIN)
+		body->name_len = 0;
+	if (body->name_len < sizeof(body->name)) /* longer than any that is looked for */
+		body->name[body->name_len++] = c;
+	body->state = TRAILER_NAME;
 	return 0;
 }
 

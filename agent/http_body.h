@@ -19,7 +19,9 @@ struct http_body {
 	uint64_t max;	    /* content bytes allowed */
 	unsigned state;	    /* of the chunked grammar */
 	unsigned line;	    /* bytes of the present chunk-size line or trailer section */
-	bool done;
+	bool done, is_request;
+	uint8_t name_len;   /* of the present trailer field's name, as far as it is kept */
+	char name[24];
 };
 
 /** http_body_begin_request() - @max: --max-body. Return: 0, or -EMSGSIZE if the head already says too much. */

@@ -26,7 +26,7 @@ enum http_rule {
 	HTTP_RULE_TRANSFER_CODING,  /* 400 repeated or anything but "chunked", or on HTTP/1.0 */
 	HTTP_RULE_UPGRADE,	    /* 501 CONNECT, Upgrade */
 	HTTP_RULE_EXPECT,	    /* 417 anything but 100-continue */
-	HTTP_RULE_CHUNK,	    /* 400 malformed chunk size, extension or trailer */
+	HTTP_RULE_CHUNK,	    /* 400 malformed chunk size or extension; trailer that is malformed or belongs into the head */
 	HTTP_RULE_BODY_TOO_LARGE,   /* 413 */
 	HTTP_RULE_HEAD_TIMEOUT,	    /* 408 */
 	HTTP_RULE_BODY_TIMEOUT,	    /* 408 */
@@ -125,11 +125,14 @@ const char *http_rule_text(enum http_rule rule); /* for people: "Content-Length 
  * @close:         say "Connection: close", else nothing about the connection (HTTP/1.1 keeps alive).
  *
  * The request line (as HTTP/1.1) and the fields go over, but for hop-by-hop ones (Connection and what it names,
- * Keep-Alive, Proxy-*, TE, Upgrade), the agent's own names (x-prefiller-host-port, X-Forwarded-*, Forwarded) and
- * Expect. Return: bytes written, or -ENOBUFS.
+ * Keep-Alive, Proxy-*, TE, Upgrade), the agent's own names (x-prefiller-host-port, X-Forwarded-*, Forwarded), Expect,
+ * and framing under names such as Content_Length. Return: bytes written, or -ENOBUFS.
  */
 long http_request_rewrite(const struct http_head *head, const char *forwarded_for, const char *extra, bool close, char *out,
 	size_t size);
+
+/** http_may_not_trail() - whether a pod could take a trailer field of that name for one of the head that was checked, or removed. */
+bool http_may_not_trail(struct http_text name);
 
 /**
  * http_response_rewrite() - writes the head that goes to the client: version 1.1, hop-by-hop fields removed,

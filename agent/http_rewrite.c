@@ -88,14 +88,39 @@ static bool is_nominated(const struct http_head *head, struct http_text name)
 	return false;
 }
 
+static bool is_folded(struct http_text name, const char *const *table)
+{
+	for (; *table; table++)
+		if (name.len == strlen(*table) && begins_folded(name, *table))
+			return true;
+	return false;
+}
+
 static bool is_own_name(struct http_text name)
 {
-	static const char *const own[] = { "x-prefiller-host-port", "Forwarded", "X-Real-IP" };
+	static const char *const own[] = { "x-prefiller-host-port", "Forwarded", "X-Real-IP", NULL };
 
-	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
-		if (name.len == strlen(own[i]) && begins_folded(name, own[i]))
-			return true;
-	return begins_folded(name, "X-Forwarded-");
+	return is_folded(name, own) || begins_folded(name, "X-Forwarded-");
+}
+
+static bool is_framing(struct http_text name)
+{
+	static const char *const names[] = { "Content-Length", "Transfer-Encoding", "Host", NULL };
+
+	return is_folded(name, names);
+}
+
+bool http_may_not_trail(struct http_text name)
+{
+	return is_own_name(name) || is_framing(name) || is_hop_by_hop(name);
+}
+
+/* Content_Length says nothing here, but would to a back end that folds names. */
+static bool is_for_pods(struct http_text name)
+{
+	bool disguised = is_framing(name) && memchr(name.at, '_', name.len);
+
+	return !disguised && !is_hop_by_hop(name) && !is_own_name(name) && !http_text_equal_nocase(name, "Expect");
 }
 
 static void put_field(struct writer *writer, const struct http_field *field)
@@ -141,8 +166,8 @@ long http_request_rewrite(const struct http_head *head, const char *forwarded_fo
 	for (unsigned i = 0; i < head->n_fields; i++) {
 		struct http_text name = head->field[i].name;
 
-		if (!is_hop_by_hop(name) && !is_own_name(name) && !http_text_equal_nocase(name, "Expect") &&
-			!(own_id && http_text_equal_nocase(name, "x-request-id")) && !(nominates && is_nominated(head, name)))
+		if (is_for_pods(name) && !(own_id && http_text_equal_nocase(name, "x-request-id")) &&
+			!(nominates && is_nominated(head, name)))
 			put_request_field(&writer, head, &head->field[i]);
 	}
 	put_text(&writer, "X-Forwarded-For: ");

@@ -112,7 +112,8 @@ def test_tls_is_refused_at_once(run):
 
 CHUNKS = [b"3 \r\nabc\r\n0\r\n\r\n", b" 3\r\nabc\r\n0\r\n\r\n", b"+3\r\nabc\r\n0\r\n\r\n", b"0x3\r\nabc\r\n0\r\n\r\n", b"\r\n\r\n", b"3\nabc\r\n0\r\n\r\n",
           b"3\r\nabcd\r\n0\r\n\r\n", b"f" * 17 + b"\r\n", b"0" * 2000 + b"\r\n\r\n", b"0\r\nA: b\r\n c\r\n\r\n", b"0\r\nA: b\n\r\n", b"0\r\nA\r\n\r\n",
-          b"0\r\nA : b\r\n\r\n", b"0\r\nA: " + b"b" * 9000 + b"\r\n\r\n", b"1;" + b"a" * 2000 + b"\r\na\r\n0\r\n\r\n"]
+          b"0\r\nA : b\r\n\r\n", b"0\r\nA: b\r\nx-prefiller-host-port: b\r\n\r\n", b"0\r\nContent_Length: 3\r\n\r\n",
+          b"0\r\nA: " + b"b" * 9000 + b"\r\n\r\n", b"1;" + b"a" * 2000 + b"\r\na\r\n0\r\n\r\n"]
 
 
 def test_bad_chunks_are_refused(run):

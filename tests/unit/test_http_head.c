@@ -174,7 +174,7 @@ static void rewrites_a_request(void **state)
 {
 	const char *text = "POST http://h/x HTTP/1.0\r\nHost: a\r\nConnection: X-Drop, Content-Length\r\nX-Drop: 1\r\nx_forwarded_for: 6.6.6.6\r\n"
 			   "X-Forwarded-Client-Cert: x\r\nx-forwarded-: x\r\nforwarded: for=x\r\nX_Real_IP: x\r\nX-Forward: 2\r\n"
-			   "X-Prefiller-Host-Port: e\r\nKeep-Alive: 5\r\nTE: gzip\r\nExpect: 100-continue\r\nContent-Length: 3\r\nX-Keep: 1\r\n\r\n";
+			   "X-Prefiller-Host-Port: e\r\nContent_Length: 7\r\ntransfer_encoding: chunked\r\nKeep-Alive: 5\r\nTE: gzip\r\nExpect: 100-continue\r\nContent-Length: 3\r\nX-Keep: 1\r\n\r\n";
 	struct http_head_scan scan = { 0 };
 	enum http_rule rule;
 	struct http_head head;
