@@ -114,3 +114,18 @@ def test_drain_reaches_the_map(streaming):
     assert maps.json("endpoint", "drain", pod_endpoint())["state"] == "draining"
     wait_for(lambda: maps.json("endpoint", "get", pod_endpoint())["state"] == "draining", "the map to say so")
     assert maps.json("endpoint", "undrain", pod_endpoint())["address"] == pod_endpoint()
+
+
+def test_doctor_names_devices_with_others_programs(world):
+    """The agent's own are no others; they are to a doctor that looks after another pin directory."""
+    world = world()
+    world.start()
+
+    def others(pin_dir):
+        command = world.node.command(f"{BUILD}/llmd-doctor", "-j", "--pin-dir", pin_dir)
+        findings = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+        return next(finding for finding in findings if finding["check"] == "others at TC")
+
+    assert others(world.pin_dir)["level"] == "ok"
+    told = others(f"{world.pin_dir}/none")
+    assert told["level"] == "note" and len(told["found"].split(":")[1].split()) >= 2, told

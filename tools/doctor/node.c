@@ -2,6 +2,7 @@
 /* Devices, sysctls, and who else is on the devices. See doctor.h. */
 #include "tools/doctor/doctor.h"
 
+#include <bpf/bpf.h>
 #include <errno.h>
 #include <event2/event.h>
 #include <inttypes.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent/netlink.h"
+#include "agent/pins.h"
 
 enum { NODE_PORT_LOW = 30000, NODE_PORT_HIGH = 32767, PERCENT_FULL = 80 };
 
@@ -20,13 +22,59 @@ struct devices {
 	unsigned usable, down, filtered;
 	uint32_t mtu_low, mtu_high;
 	char low[16], others[256];
+	const char *pin_dir; /* set when others' programs are asked for */
 	struct netlink *netlink;
 };
+
+/* linux/bpf.h of Linux 6.6; older headers do not know them. */
+enum { TCX_INGRESS = 46, TCX_EGRESS = 47, PROGRAMS_MAX = 64 };
+
+/* Return: the id of the agent's program there, 0 without one. */
+static uint32_t own_program(const char *pin_dir, const char *kind, uint32_t ifindex)
+{
+	struct bpf_link_info info = { 0 };
+	uint32_t size = sizeof(info);
+	char name[64], path[PIN_PATH_MAX];
+	int fd;
+
+	snprintf(name, sizeof(name), "links/%s_%u", kind, ifindex);
+	fd = bpf_obj_get(pin_path(path, pin_dir, name));
+	if (fd < 0)
+		return 0;
+	if (bpf_obj_get_info_by_fd(fd, &info, &size))
+		info.prog_id = 0;
+	close(fd);
+	return info.prog_id;
+}
+
+/* Where the kernel knows no tcx, or does not tell us, there is nothing to tell. */
+static bool has_others_programs(const char *pin_dir, uint32_t ifindex, bool ingress)
+{
+	uint32_t ids[PROGRAMS_MAX], own = own_program(pin_dir, ingress ? "ingress" : "egress", ifindex);
+	LIBBPF_OPTS(bpf_prog_query_opts, query, .prog_ids = ids, .prog_cnt = PROGRAMS_MAX);
+
+	if (bpf_prog_query_opts((int)ifindex, (enum bpf_attach_type)(ingress ? TCX_INGRESS : TCX_EGRESS), &query))
+		return false;
+	for (uint32_t i = 0; i < query.prog_cnt; i++)
+		if (ids[i] != own)
+			return true;
+	return false;
+}
+
+static void see_others(struct devices *devices, const struct netlink_device *device)
+{
+	size_t n = strlen(devices->others);
+
+	if (netlink_has_filters(devices->netlink, device->ifindex) <= 0 && !has_others_programs(devices->pin_dir, device->ifindex, true) &&
+		!has_others_programs(devices->pin_dir, device->ifindex, false))
+		return;
+	devices->filtered++;
+	snprintf(devices->others + n, sizeof(devices->others) - n, " %s", device->name);
+}
 
 static void see_device(void *ctx, const struct netlink_device *device)
 {
 	struct devices *devices = ctx;
-	size_t n = strlen(devices->others);
 
 	if (device->is_loopback || !(device->is_ethernet || device->is_l3))
 		return;
@@ -41,10 +89,8 @@ static void see_device(void *ctx, const struct netlink_device *device)
 	}
 	if (device->mtu > devices->mtu_high)
 		devices->mtu_high = device->mtu;
-	if (netlink_has_filters(devices->netlink, device->ifindex) > 0) {
-		devices->filtered++;
-		snprintf(devices->others + n, sizeof(devices->others) - n, " %s", device->name);
-	}
+	if (devices->pin_dir)
+		see_others(devices, device);
 }
 
 /* Return: 0 or -errno. */
@@ -82,13 +128,13 @@ void check_devices(struct doctor *doctor)
 
 void check_others(struct doctor *doctor)
 {
-	struct devices devices = { 0 };
+	struct devices devices = { .pin_dir = doctor->config.pin_dir };
 
 	if (!see_devices(&devices) && devices.filtered)
-		doctor_tell(doctor, FINDING_NOTE, "other filters", "who filters at TC before llmd may redirect what is llmd's; llmd never touches others' filters",
-			"if nothing is handed over (llmd_handoffs_total), look at: tc filter show dev DEVICE ingress", "clsact filters on:%s", devices.others);
+		doctor_tell(doctor, FINDING_NOTE, "others at TC", "who sees packets before llmd may redirect what is llmd's; llmd never touches others' programs",
+			"if nothing is handed over (llmd_handoffs_total), look at: bpftool net show; tc filter show dev DEVICE ingress", "programs or filters on:%s", devices.others);
 	else
-		doctor_tell(doctor, FINDING_OK, "other filters", NULL, NULL, "no clsact filters");
+		doctor_tell(doctor, FINDING_OK, "others at TC", NULL, NULL, "no programs (tcx), no filters (clsact)");
 }
 
 /* ---- sysctls ---- */
