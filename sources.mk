@@ -15,7 +15,7 @@ DOCTOR := main kernel node reach
 SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
 MAPS := affinity counter drain endpoint flow format percpu pin prefix records row session summary table verbs watch
-UNIT := bpf_lib bpf_slot conntrack decide decide_rules discovery discovery_parse engine events http_body http_head json lib load maps \
+UNIT := bpf_lib bpf_slot conntrack decide decide_rules discovery discovery_parse engine events health http_body http_head json lib load maps \
 	metrics_kernel mirror netlink prompt session_key tcp_repair
 EVENTS := main inject show snapshot tail
 LIVE := connections net wire world

@@ -142,6 +142,16 @@ def test_other_pods_are_tried_within_the_budget(run, status):
     assert tried == 60 + retries and 10 <= retries < 40 and agent.metric("llmd_retries_refused_total") > 0
 
 
+def test_no_more_pods_are_tried_than_retries_allow(run):
+    pods = [run(Pod, lambda c, r: c.sendall(answer(b"{}", b"503 Service Unavailable"))) for _ in range(5)]
+    for retries in (0, 2):
+        agent = run(Agent, [p.endpoint for p in pods], "--retries", str(retries))
+        agent.ready(5)
+        before = [len(p.requests) for p in pods]
+        assert ask(agent)[0] == 503
+        assert sorted(len(p.requests) - n for p, n in zip(pods, before)) == [0] * (4 - retries) + [1] * (1 + retries)
+
+
 def test_overload_is_refused(run):
     hold = threading.Event()
 

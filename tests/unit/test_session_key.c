@@ -16,6 +16,7 @@ static const struct {
 	{ "session-id: b\r\nX-SESSION-ID: a\r\n", "a", "X-Session-ID" },
 	{ "X-Session-ID: \r\nsession-id: b\r\n", "b", "session-id" },
 	{ "Cookie: a=1; session=abc; b=2\r\n", "abc", "cookie" },
+	{ "Cookie: session-id=x\r\n", "x", "cookie" },
 	{ "Cookie: session-id=x\r\nCookie: session=y\r\n", "y", "cookie" },
 	{ "Cookie: xsession=1; session=\r\n", NULL, NULL },
 	{ "Cookie: session=a=b\r\nsession-id: h\r\n", "h", "session-id" },
