@@ -59,6 +59,7 @@ def test_way_to_a_pod_changes_in_mid_stream(world, what):
     w.start()
     ip(w.node, f"link add q0 type veth peer name eth1 netns {pod.name}", "addr add 10.7.0.1/24 dev q0", "link set q0 up")
     ip(pod, "addr add 10.7.0.2/24 dev eth1", "link set eth1 up")
+    wait_for(lambda: "device=q0" in w.agent.text(), "the programs on the new device")  # without, the node answers the pod with RSTs
     load = w.load(count=50, **STREAMS)
     load.wait_heads()
     if what == "route":
