@@ -3,8 +3,9 @@
  * What an entry of the stream changes here: see events.c. Later in the stream wins, which makes all agents agree. The one
  * exception is no exception: while an agent's own word on a session is on its way (session_owed()), it will stand later in
  * the stream than what is read now, so the latter is passed over rather than applied and taken back. That holds only for a
- * word that will be read: when reading goes on at another place, all told until then no longer counts (@passed_seq). What
- * was told and is read nevertheless is applied like any other, so to stop waiting too early is only a moment's difference.
+ * word that will be read. It will not when it got lost: so once reading is past the place that Redis gave it, or goes on at
+ * another place, all told until then no longer counts (@passed_seq). What was told and is read nevertheless is applied like
+ * any other, so to stop waiting too early is only a moment's difference.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -29,6 +29,13 @@ struct events_entry {
 struct events_snapshot;
 struct events_republish;
 
+/** struct events_told - own words up to @seq lie in the stream, none of them later than @last. */
+struct events_told {
+	bool is_set;
+	uint32_t seq;
+	struct stream_id last;
+};
+
 /**
  * struct events_reader - @last: entry that was read last. @check: that must still be in the stream after a read, or
  * something was missed. @live_from: entries up to it are in the snapshot, too. @passed_seq: own words up to it may lie before
@@ -51,12 +58,14 @@ struct events_reader {
 	struct events_snapshot *snapshot;
 };
 
-/** struct events_writer - @sent_to: in the queue, end of the batch whose answer is awaited; 0: none is. @n_sent: its events. */
+/** struct events_writer - @sent_to: in the queue, end of the batch whose answer is awaited; 0: none is. @n_sent: its events.
+ * @sent: what it will be when it was executed. @told: the oldest and the newest batch that are not yet known to have been read past. */
 struct events_writer {
 	struct redis_conn *conn;
 	struct event *kick, *retry;
 	uint64_t sent_to;
 	uint32_t n_sent;
+	struct events_told sent, told[2];
 	uint64_t sent_kinds[CACHE_EVENT_KIND_N];
 	bool failed, had_load;
 	uint64_t drains_kept_ms, key_logged_ms;
@@ -107,6 +116,7 @@ void events_kick(struct events *events); /* something is in the queue */
 void events_send_load(struct events *events);
 void events_send_hello(struct events *events);
 void events_check_epoch(struct events *events); /* was Redis emptied? */
+void events_pass(struct events *events, const struct stream_id *id); /* all before it was read */
 void events_tell_session(struct events *events, uint64_t session, uint32_t endpoint);
 void events_tell_stored(struct events *events, uint32_t endpoint, uint32_t depth, const uint64_t *hashes, uint32_t n, uint32_t tokens);
 

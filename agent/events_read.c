@@ -96,6 +96,7 @@ static void on_entry(struct events *events, struct events_entry *entry)
 	events->reader.last = entry->id;
 	events->reader.n_read++;
 	note_lag(events, &entry->id);
+	events_pass(events, &entry->id);
 	if (entry->event.fault == CACHE_EVENT_OK)
 		events_apply(events, &entry->event, &entry->id);
 }

@@ -63,6 +63,10 @@ static void send_entry(struct events *events, const struct events_record *record
 	events_describe(events, record);
 	events_add_entry(events, EVENTS_STREAM, events->agent->config.redis_stream_max);
 	events->writer.n_sent++;
+	if (record->kind == CACHE_EVENT_BIND) {
+		events->writer.sent.seq = record->seq;
+		events->writer.sent.is_set = true;
+	}
 	events->writer.sent_kinds[record->kind]++;
 }
 
@@ -78,6 +82,8 @@ static void on_exec_item(void *ctx, const struct redis_item *item)
 {
 	struct events *events = ctx;
 
+	if (item->type == REDIS_STRING && item->depth == 1 && item->index[0] < events->writer.n_sent)
+		stream_id_parse(&events->writer.sent.last, item->text, item->len);
 	if (item->type != REDIS_ERROR)
 		return;
 	if (item->depth && item->index[0] >= events->writer.n_sent) {
@@ -86,6 +92,25 @@ static void on_exec_item(void *ctx, const struct redis_item *item)
 	}
 	events_note_fault(events, item);
 	events->writer.failed = true;
+}
+
+/* The oldest stays until it was read past, or under a steady flow none ever would. */
+static void note_told(struct events_writer *writer)
+{
+	if (writer->sent.is_set)
+		writer->told[writer->told[0].is_set] = writer->sent;
+}
+
+void events_pass(struct events *events, const struct stream_id *id)
+{
+	struct events_told *told = events->writer.told;
+
+	if (!told->is_set || !stream_id_less(&told->last, id))
+		return;
+	if ((int32_t)(told->seq - events->reader.passed_seq) > 0)
+		events->reader.passed_seq = told->seq;
+	told[0] = told[1];
+	told[1].is_set = false;
 }
 
 static void on_exec(void *ctx)
@@ -100,6 +125,7 @@ static void on_exec(void *ctx)
 		return;
 	}
 	events_no_fault(events);
+	note_told(writer);
 	events_queue_release(&events->queue, end);
 	for (int i = 0; i < CACHE_EVENT_KIND_N; i++)
 		events->stats.published[i] += writer->sent_kinds[i];
@@ -118,6 +144,7 @@ static void send_batch(struct events *events)
 
 	writer->failed = false;
 	writer->n_sent = 0;
+	writer->sent.is_set = false;
 	memset(writer->sent_kinds, 0, sizeof(writer->sent_kinds));
 	events_send_texts(events, multi, events_on_queued, NULL);
 	writer->sent_to = each_of_batch(events, send_entry);
@@ -287,7 +314,7 @@ static void on_epoch(void *ctx, const struct redis_item *item)
 	events_keep_drains(events);
 	if (!was_known && !writer->made_epoch)
 		return;
-	if (events->reader.state == EVENTS_LIVE)
+	if (events->reader.state != EVENTS_LOADING)
 		events_want_resync(events, EVENTS_RESYNC_GAP);
 	events_republish_begin(events);
 }

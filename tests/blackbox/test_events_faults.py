@@ -214,6 +214,22 @@ def test_own_words_that_are_never_read(cluster):
     wait_for(lambda: len(c.redis("KEYS", "llmd:session:*")) >= len(keys), "all to be told again", 60)
 
 
+def test_a_word_that_is_lost_is_not_waited_for(cluster):
+    """Own binds vanish from the stream, unread, and nothing shows that: what is said later is heard all the same."""
+    c = cluster(2, 3)
+    speak = silence(c)
+    for agent in c.agents:
+        assert ask(agent, "user") == 200
+    told(c)
+    session = c.agents[0].json("/v1/sessions/user")["session_hash"]
+    binds = [id_ for id_, fields in c.redis("XRANGE", "llmd:events", "-", "+") if b"bind" in fields]
+    assert len(binds) == 2 and c.redis("XDEL", "llmd:events", *binds) == 2
+    c.redis.add("t", "bind", "s", session, "pod", c.pods[2])
+    speak()
+    c.live()
+    wait_for(lambda: [bound(agent, "user") for agent in c.agents] == [c.pods[2]] * 2, "what was said later", 60)
+
+
 def test_what_is_told_again_is_older_than_what_was_said_since(cluster, secret):
     """Redis was emptied, and before the agent has read on, another one has bound its session elsewhere: there it stays."""
     c = cluster(2, 3)
