@@ -123,9 +123,10 @@ static void move_sack(const uint8_t *at, const struct packet *packet, const stru
 	assert(!memcmp(&options, &original, sizeof(options)));
 }
 
-/* Flags only come, but for one; numbers only grow. */
+/* Flags only come, but for one, and one that a reset takes; numbers only grow. */
 static void note(const struct how *how, const struct packet *packet)
 {
+	const uint32_t may_go = SLOT_ANSWERING | (packet->flags & TCP_RST ? SLOT_DOUBTED : 0);
 	struct slot slot = how->slot;
 	bool strip;
 
@@ -134,7 +135,7 @@ static void note(const struct how *how, const struct packet *packet)
 	else
 		slot_from_client(&slot, packet, &how->flow);
 	slot_from_agent_to_pod(&slot, packet, &strip);
-	assert(!(how->slot.flags & ~slot.flags & ~(uint32_t)SLOT_ANSWERING));
+	assert(!(how->slot.flags & ~slot.flags & ~may_go));
 	assert(how->slot.flags & SLOT_AFFINITY || seq_at_or_after(slot.pod_next, how->slot.pod_next));
 	assert(seq_at_or_after(slot.pod_ack, how->slot.pod_ack) && seq_at_or_after(slot.client_next, how->slot.client_next));
 }
