@@ -17,9 +17,6 @@
 #include "build/bpf/llmd.skel.h"
 #include "lib/log.h"
 
-/* linux/bpf.h of Linux 6.6; older headers do not know them. */
-enum { TCX_INGRESS = 46, TCX_EGRESS = 47 };
-
 /* Marks our filters among others' of a clsact qdisc; those of another schema serve their connections beside them. */
 enum { FILTER_HANDLE = 0x6c6d00, FILTER_PRIORITY = 5 };
 
@@ -37,14 +34,6 @@ struct attach {
 	uint32_t n;
 	uint32_t ifindex[ATTACH_DEVICES_MAX];
 };
-
-static const char *link_path(char *out, const char *pin_dir, const char *kind, uint32_t ifindex)
-{
-	char name[64];
-
-	snprintf(name, sizeof(name), "links/%s_%u", kind, ifindex);
-	return pin_path(out, pin_dir, name);
-}
 
 /* ---- tcx ---- */
 
@@ -67,10 +56,10 @@ static int attach_link(struct attach *attach, uint32_t ifindex, bool ingress, co
 	char path[PIN_PATH_MAX];
 	int err, fd;
 
-	link_path(path, attach->config->pin_dir, ingress ? "ingress" : "egress", ifindex);
+	pin_link_path(path, attach->config->pin_dir, ingress ? "ingress" : "egress", ifindex);
 	if (!replace_link(path, bpf_program__fd(program)))
 		return 0;
-	fd = bpf_link_create(bpf_program__fd(program), (int)ifindex, (enum bpf_attach_type)(ingress ? TCX_INGRESS : TCX_EGRESS), NULL);
+	fd = bpf_link_create(bpf_program__fd(program), (int)ifindex, (enum bpf_attach_type)attach_tcx_type(ingress), NULL);
 	if (fd < 0)
 		return -errno;
 	err = bpf_obj_pin(fd, path) ? -errno : 0;
@@ -92,8 +81,8 @@ static int attach_filter(struct attach *attach, uint32_t ifindex, bool ingress, 
 		return err;
 	/* A directory stands for what cannot be pinned; whether the qdisc is ours, too, is in its name. */
 	if (!err)
-		mkdir(link_path(path, attach->config->pin_dir, "qdisc", ifindex), 0700);
-	mkdir(link_path(path, attach->config->pin_dir, "filter", ifindex), 0700);
+		mkdir(pin_link_path(path, attach->config->pin_dir, "qdisc", ifindex), 0700);
+	mkdir(pin_link_path(path, attach->config->pin_dir, "filter", ifindex), 0700);
 	return bpf_tc_attach(&hook, &options);
 }
 
@@ -142,8 +131,8 @@ bool attach_was(const struct attach *attach, uint32_t ifindex)
 {
 	char path[PIN_PATH_MAX];
 
-	return !access(link_path(path, attach->config->pin_dir, "ingress", ifindex), F_OK) ||
-	       !access(link_path(path, attach->config->pin_dir, "filter", ifindex), F_OK);
+	return !access(pin_link_path(path, attach->config->pin_dir, "ingress", ifindex), F_OK) ||
+	       !access(pin_link_path(path, attach->config->pin_dir, "filter", ifindex), F_OK);
 }
 
 /* What an earlier agent has attached in the other manner; only now, so that no packet meets none. An empty qdisc may stay. */
@@ -153,9 +142,9 @@ static void detach_other(struct attach *attach, uint32_t ifindex)
 	char path[PIN_PATH_MAX];
 
 	if (attach->mode == ATTACH_CLSACT) {
-		unlink(link_path(path, dir, "ingress", ifindex));
-		unlink(link_path(path, dir, "egress", ifindex));
-	} else if (!access(link_path(path, dir, "filter", ifindex), F_OK)) {
+		unlink(pin_link_path(path, dir, "ingress", ifindex));
+		unlink(pin_link_path(path, dir, "egress", ifindex));
+	} else if (!access(pin_link_path(path, dir, "filter", ifindex), F_OK)) {
 		if (!detach_filter(dir, ifindex, true) && !detach_filter(dir, ifindex, false))
 			rmdir(path);
 	}
@@ -188,10 +177,10 @@ static void remove_pins(const char *pin_dir, uint32_t ifindex)
 {
 	char path[PIN_PATH_MAX];
 
-	unlink(link_path(path, pin_dir, "ingress", ifindex));
-	unlink(link_path(path, pin_dir, "egress", ifindex));
-	rmdir(link_path(path, pin_dir, "filter", ifindex));
-	rmdir(link_path(path, pin_dir, "qdisc", ifindex));
+	unlink(pin_link_path(path, pin_dir, "ingress", ifindex));
+	unlink(pin_link_path(path, pin_dir, "egress", ifindex));
+	rmdir(pin_link_path(path, pin_dir, "filter", ifindex));
+	rmdir(pin_link_path(path, pin_dir, "qdisc", ifindex));
 }
 
 void attach_keep_only(struct attach *attach, bool (*present)(void *ctx, uint32_t ifindex), void *ctx)
@@ -230,16 +219,16 @@ static int clean_entry(const char *pin_dir, struct netlink *netlink, const char 
 
 	if (sscanf(name, "%15[a-z]_%u", kind, &ifindex) != 2)
 		return 0;
-	link_path(path, pin_dir, kind, ifindex);
+	pin_link_path(path, pin_dir, kind, ifindex);
 	if (!strcmp(kind, "filter")) {
 		err = detach_filter(pin_dir, ifindex, true);
 		err = err ? err : detach_filter(pin_dir, ifindex, false);
 	} else if (strcmp(kind, "qdisc")) {
 		return unlink(path) ? -errno : 0; /* the last reference to the link */
 	}
-	if (!err && !access(link_path(path, pin_dir, "qdisc", ifindex), F_OK))
+	if (!err && !access(pin_link_path(path, pin_dir, "qdisc", ifindex), F_OK))
 		remove_qdisc(netlink, ifindex);
-	if (!err && rmdir(link_path(path, pin_dir, kind, ifindex)))
+	if (!err && rmdir(pin_link_path(path, pin_dir, kind, ifindex)))
 		err = -errno;
 	return err;
 }

@@ -18,6 +18,12 @@ struct llmd_bpf;
 /* One device more than the bound is not attached to, and said so. */
 enum { ATTACH_DEVICES_MAX = 4096 };
 
+/** attach_tcx_type() - an enum bpf_attach_type of Linux 6.6 (linux/bpf.h), which older headers do not know. */
+static inline int attach_tcx_type(bool ingress)
+{
+	return ingress ? 46 /* BPF_TCX_INGRESS */ : 47 /* BPF_TCX_EGRESS */;
+}
+
 enum attach_mode { ATTACH_AUTO, ATTACH_TCX, ATTACH_CLSACT };
 
 int attach_new(struct llmd_bpf *bpf, const struct config *config, struct attach **out);

@@ -27,6 +27,12 @@ const char *pin_path(char *out, const char *dir, const char *name)
 	return out;
 }
 
+const char *pin_link_path(char *out, const char *dir, const char *kind, uint32_t ifindex)
+{
+	snprintf(out, PIN_PATH_MAX, "%s/links/%s_%u", dir, kind, ifindex);
+	return out;
+}
+
 static bool is_bpffs(const char *path)
 {
 	struct statfs fs;

@@ -4,11 +4,15 @@
 #define LLMD_AGENT_PINS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum { PIN_PATH_MAX = 512, PIN_DIR_MAX = 400 /* leaves room for the longest name of a link */ };
 
 /** pin_path() - "@dir/@name" into @out of PIN_PATH_MAX bytes. Return: @out. */
 const char *pin_path(char *out, const char *dir, const char *name);
+
+/** pin_link_path() - as pin_path(), of what is attached to a device. @kind: "ingress" and "egress" are links, "filter" and "qdisc" stand for those. */
+const char *pin_link_path(char *out, const char *dir, const char *kind, uint32_t ifindex);
 
 /**
  * pins_make_dir() - with its links/; mounts a BPF file system on /sys/fs/bpf if @dir is below and none is there.

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/attach.h"
 #include "agent/netlink.h"
 #include "agent/pins.h"
 
@@ -26,19 +27,16 @@ struct devices {
 	struct netlink *netlink;
 };
 
-/* linux/bpf.h of Linux 6.6; older headers do not know them. */
-enum { TCX_INGRESS = 46, TCX_EGRESS = 47, PROGRAMS_MAX = 64 };
+enum { PROGRAMS_MAX = 64 };
 
 /* Return: the id of the agent's program there, 0 without one. */
 static uint32_t own_program(const char *pin_dir, const char *kind, uint32_t ifindex)
 {
 	struct bpf_link_info info = { 0 };
 	uint32_t size = sizeof(info);
-	char name[64], path[PIN_PATH_MAX];
-	int fd;
+	char path[PIN_PATH_MAX];
+	int fd = bpf_obj_get(pin_link_path(path, pin_dir, kind, ifindex));
 
-	snprintf(name, sizeof(name), "links/%s_%u", kind, ifindex);
-	fd = bpf_obj_get(pin_path(path, pin_dir, name));
 	if (fd < 0)
 		return 0;
 	if (bpf_obj_get_info_by_fd(fd, &info, &size))
@@ -53,7 +51,7 @@ static bool has_others_programs(const char *pin_dir, uint32_t ifindex, bool ingr
 	uint32_t ids[PROGRAMS_MAX], own = own_program(pin_dir, ingress ? "ingress" : "egress", ifindex);
 	LIBBPF_OPTS(bpf_prog_query_opts, query, .prog_ids = ids, .prog_cnt = PROGRAMS_MAX);
 
-	if (bpf_prog_query_opts((int)ifindex, (enum bpf_attach_type)(ingress ? TCX_INGRESS : TCX_EGRESS), &query))
+	if (bpf_prog_query_opts((int)ifindex, (enum bpf_attach_type)attach_tcx_type(ingress), &query))
 		return false;
 	for (uint32_t i = 0; i < query.prog_cnt; i++)
 		if (ids[i] != own)
