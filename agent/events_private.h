@@ -58,8 +58,10 @@ struct events_reader {
 	struct events_snapshot *snapshot;
 };
 
-/** struct events_writer - @sent_to: in the queue, end of the batch whose answer is awaited; 0: none is. @n_sent: its events.
- * @sent: what it will be when it was executed. @told: the oldest and the newest batch that are not yet known to have been read past. */
+/**
+ * struct events_writer - @sent_to: in the queue, end of the batch whose answer is awaited; 0: none is. @n_sent: its events.
+ * @sent: what it will be when it was executed. @told: the oldest and the newest batch that are not yet known to have been read past.
+ */
 struct events_writer {
 	struct redis_conn *conn;
 	struct event *kick, *retry;

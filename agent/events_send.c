@@ -26,10 +26,17 @@ static enum events_fault fault_of(const struct redis_item *item)
 	return EVENTS_FAULT_OTHER;
 }
 
+static void log_refusal(const char *what, const struct redis_item *item)
+{
+	char text[128], quoted[256];
+
+	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
+	log_warn(what, "why=%s error=%s", events_fault_name(fault_of(item)), log_quote(text, quoted, sizeof(quoted)));
+}
+
 void events_note_fault(struct events *events, const struct redis_item *item)
 {
 	enum events_fault fault = fault_of(item);
-	char text[128], quoted[256];
 
 	if (item->len >= 9 && !memcmp(item->text, "EXECABORT", 9)) /* says no more than what one of its commands said */
 		return;
@@ -37,9 +44,7 @@ void events_note_fault(struct events *events, const struct redis_item *item)
 	if (events->writer.fault == fault)
 		return;
 	events->writer.fault = fault;
-	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
-	log_warn("Redis does not take what this agent knows", "why=%s error=%s", events_fault_name(fault),
-		log_quote(text, quoted, sizeof(quoted)));
+	log_refusal("Redis does not take what this agent knows", item);
 }
 
 /* It may have been emptied while it took nothing, not even a new epoch. */
@@ -56,15 +61,12 @@ void events_no_fault(struct events *events)
 void events_note_key_fault(struct events *events, const struct redis_item *item)
 {
 	uint64_t now_ms = agent_now_ms();
-	char text[128], quoted[256];
 
 	events->stats.faults[fault_of(item)]++;
 	if (events->writer.key_logged_ms && now_ms - events->writer.key_logged_ms < KEY_LOG_MS)
 		return;
 	events->writer.key_logged_ms = now_ms;
-	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
-	log_warn("Redis does not take a key of the snapshot", "why=%s error=%s", events_fault_name(fault_of(item)),
-		log_quote(text, quoted, sizeof(quoted)));
+	log_refusal("Redis does not take a key of the snapshot", item);
 }
 
 /* ---- commands ---- */
@@ -198,12 +200,14 @@ static void keep_session(struct events *events, const struct events_record *reco
 	events_send_texts(events, set, events_on_queued, NULL);
 }
 
-static void keep_blocks(struct events *events, const char *pod, const char *ttl)
+/* What was stored there, or that nothing is. */
+static void keep_blocks(struct events *events, const struct events_record *record, const char *pod, const char *ttl)
 {
 	char key[ADDRESS_TEXT_MAX + 16];
 	const char *const expire[] = { "EXPIRE", key, ttl, NULL };
 
 	snprintf(key, sizeof(key), EVENTS_POD_KEY "%s", pod);
+	events_describe(events, record);
 	events_add_entry(events, key, POD_ENTRIES_MAX);
 	events_send_texts(events, expire, events_on_queued, NULL);
 }
@@ -266,15 +270,14 @@ void events_keep(struct events *events, const struct events_record *record)
 	char ttl[NUMBER_TEXT];
 
 	format_ttl(events, ttl);
-	events_describe(events, record);
 	if (record->kind == CACHE_EVENT_BIND) {
 		keep_session(events, record, pod, ttl);
 	} else if (record->kind == CACHE_EVENT_STORED) {
-		keep_blocks(events, pod, ttl);
+		keep_blocks(events, record, pod, ttl);
 	} else if (record->kind == CACHE_EVENT_DRAIN) {
 		keep_drain(events, record->on, pod, ttl);
 	} else if (record->kind == CACHE_EVENT_CLEARED) {
 		forget_blocks(events, pod);
-		keep_blocks(events, pod, ttl);
+		keep_blocks(events, record, pod, ttl);
 	}
 }
