@@ -21,7 +21,7 @@ struct tcp_sock {
 	__u32 rcv_nxt, write_seq;
 } __attribute__((preserve_access_index));
 
-enum { FAMILY_IPV4 = 2, HEADERS_IPV4 = 40, HEADERS_IPV6 = 60 };
+enum { HEADERS_IPV4 = 40, HEADERS_IPV6 = 60 };
 
 /* Each field is read by its own offset: the verifier allows no arithmetic on the context. */
 #define OWN_READ(field) ({ __u32 value = (field); asm volatile("" : "+r"(value)); value; })

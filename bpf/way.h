@@ -9,8 +9,6 @@
 
 #include "hook.h"
 
-enum { WAY_AF_INET = 2, WAY_AF_INET6 = 10 };
-
 /** way_follow() - @flow: the entry of a packet that the pod has sent again. Return: 0. */
 SUBPROGRAM int way_follow(struct __sk_buff *skb, const struct flow *flow, struct slot *slot)
 {
@@ -23,11 +21,11 @@ SUBPROGRAM int way_follow(struct __sk_buff *skb, const struct flow *flow, struct
 	route.sport = flow->to.sport;
 	route.dport = flow->to.dport;
 	if (address_is_ipv6(flow->to.daddr)) {
-		route.family = WAY_AF_INET6;
+		route.family = FAMILY_IPV6;
 		address_copy(route.ipv6_src, flow->to.saddr);
 		address_copy(route.ipv6_dst, flow->to.daddr);
 	} else {
-		route.family = WAY_AF_INET;
+		route.family = FAMILY_IPV4;
 		route.ipv4_src = flow->to.saddr[3];
 		route.ipv4_dst = flow->to.daddr[3];
 	}

@@ -13,6 +13,7 @@
 #include "compat.h"
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16, TCP_ECE = 64, TCP_CWR = 128 };
+enum { FAMILY_IPV4 = 2, FAMILY_IPV6 = 10 }; /* AF_INET and AF_INET6 of linux/socket.h, which programs cannot include */
 enum { PACKET_IPV4_FRAGMENT = 0x3fff /* more fragments, or an offset */, TCP_OPTIONS_MAX = 40 };
 
 /**
