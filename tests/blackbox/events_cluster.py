@@ -102,6 +102,12 @@ def ask(agent, session=None, text="hello", tokens=1):
         connection.close()
 
 
+def ask_in_turn(agents, keys):
+    """A request of each session, through one agent after the other."""
+    for i, key in enumerate(keys):
+        assert ask(agents[i % len(agents)], key, f"{key} " * 200) == 200
+
+
 @pytest.fixture
 def under_load():
     loads = []

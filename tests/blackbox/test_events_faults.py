@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import BUILD, Agent, wait_for
-from events_cluster import SAN, ask, blocks, bound, cluster, is_live, redis, secret, under_load  # noqa: F401 (some are fixtures)
+from events_cluster import SAN, ask, ask_in_turn, blocks, bound, cluster, is_live, redis, secret, under_load  # noqa: F401 (some are fixtures)
 from redis_server import Redis
 
 pytestmark = pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
@@ -53,8 +53,7 @@ def test_trimmed_past_a_stopped_agent(cluster, secret):
     late.process.send_signal(signal.SIGSTOP)
     try:
         keys = [f"missed-{i}" for i in range(30)]
-        for i, key in enumerate(keys):
-            assert ask(c.agents[i % 2], key, f"{key} " * 200) == 200
+        ask_in_turn(c.agents[:2], keys)
         for n in range(1, 9):  # not faster than the others follow
             c.redis.connection.many(("XADD", "llmd:events", "MAXLEN", "~", 1024, "*", "v", 1, "t", "hello") for _ in range(500))
             wait_for(lambda: all(a.metric('llmd_events_applied_total{kind="hello"}') >= 500 * n for a in c.agents[:2]), "the others to follow")
@@ -70,8 +69,7 @@ def test_trimmed_past_a_stopped_agent(cluster, secret):
 def test_an_agent_starts_again(cluster):
     c = cluster()
     keys = [f"user-{i}" for i in range(20)]
-    for i, key in enumerate(keys):
-        assert ask(c.agents[i % 3], key, f"{key} " * 200) == 200
+    ask_in_turn(c.agents, keys)
     where = c.agree(keys)
     c.agents[1].process.kill()
     c.agents[1].process.wait()

@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import lib_kernel
-from lib_agent import PORT, Agent, NetClient, NetPod, endpoints
+from lib_agent import POD_PORT, PORT, Agent, NetClient, NetPod, endpoints
 from lib_net import Net, pod_address, wait_for
 from lib_peer import Pod, dial
 
@@ -28,6 +28,10 @@ class World:
         pod = NetPod(self.net.pods[i], self.directory / f"pod{i}-{len(self.pods)}.log", **options)
         self.pods.append(pod)
         return pod
+
+    def silence(self, i=0):
+        """From now on the pod's node takes connections, and no data."""
+        self.net.pods[i].run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(POD_PORT), "-m", "length", "--length", "100:", "-j", "DROP")
 
     def script(self, behave, i=0, **options):
         """A pod that is a function of the request."""

@@ -6,7 +6,6 @@ import pytest
 
 import lib_kernel
 from conftest import only
-from lib_agent import POD_PORT
 from lib_net import ip, pod_address6, wait_for
 from lib_peer import content, dial, fetch, post, stream_body
 
@@ -40,6 +39,13 @@ def start(world, **options):
     w = world()
     w.script(behave, address="::")
     w.start_agent(**options).ready(1)
+    return w
+
+
+def start_with_silent_pod(world):
+    w = world(pods=2)
+    w.start("--body-timeout", "2s")
+    w.silence()
     return w
 
 
@@ -133,11 +139,7 @@ def test_client_on_a_device_without_programs(world):
 def test_tried_at_another_pod_counts_there_again(world):
     """A pod that takes connections and nothing else: none hangs, neither when it is handed over nor when it is relayed. What was
     taken back is relayed by another pod."""
-    w = world(pods=2)
-    for i in range(2):
-        w.netpod(i)
-    w.start_agent("--body-timeout", "2s").ready(2)
-    w.net.pods[0].run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(POD_PORT), "-m", "length", "--length", "100:", "-j", "DROP")
+    w = start_with_silent_pod(world)
     w.load(count=8, concurrency=1, up=500).all_ok()
     w.agent.idle()
     counts = results(w)
@@ -148,11 +150,7 @@ def test_tried_at_another_pod_counts_there_again(world):
 @pytest.mark.parametrize("datapath", ["relay"], indirect=True)
 def test_pod_that_takes_connections_and_nothing_else(world):
     """What it does not acknowledge is not repeated for a quarter of an hour: after --body-timeout another pod is tried."""
-    w = world(pods=2)
-    for i in range(2):
-        w.netpod(i)
-    w.start_agent("--body-timeout", "2s").ready(2)
-    w.net.pods[0].run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(POD_PORT), "-m", "length", "--length", "100:", "-j", "DROP")
+    w = start_with_silent_pod(world)
     w.load(count=8, up=500, timeout=50).all_ok()
     w.agent.idle()
     assert w.agent.metric("llmd_retries_total") >= 1
