@@ -24,6 +24,7 @@ struct decider {
 	uint16_t candidate[ENDPOINT_MAX];
 	float slowness[ENDPOINT_MAX]; /* by endpoint */
 	double ahead[ENDPOINT_MAX], load[ENDPOINT_MAX];	   /* by endpoint, in the mean endpoint's tokens */
+	double score[ENDPOINT_MAX];
 };
 
 #endif

@@ -13,7 +13,9 @@
  * freed in reverse order, so of one prompt the tail is evicted before the head. Hence blocks are used here from the last
  * to the first, and what is over the endpoint's capacity goes from the longest unused.
  *
- * The tables are far larger than the processor's caches: what will be needed is prefetched for a whole prompt at a time.
+ * The tables are far larger than the processor's caches, and a prompt has a hundred blocks, each of them somewhere else in a
+ * hash table. But its blocks were mostly added one after another: they lie side by side, and so do their pairs in the list of
+ * last uses. So the neighbour is looked at first, and what is not there is prefetched, more each time (struct walk).
  */
 #include "agent/prefix.h"
 
@@ -26,7 +28,7 @@
 #include "agent/prefix_block.h"
 #include "agent/prefix_match.h"
 
-enum { NONE = UINT32_MAX, BATCH = 64 };
+enum { NONE = UINT32_MAX, WINDOW_MAX = 64 };
 
 /* @is_own: by this agent's decisions, not by another one's word. */
 struct pair {
@@ -128,9 +130,10 @@ static uint32_t *block_bucket(const struct prefix_index *index, uint64_t hash)
 	return &index->block_buckets[spread(hash) & index->mask];
 }
 
+/* Of neighbours they are neighbours. */
 static uint32_t *pair_bucket(const struct prefix_index *index, uint32_t block, uint32_t endpoint)
 {
-	return &index->pair_buckets[spread((uint64_t)block << 10 | endpoint) & index->mask];
+	return &index->pair_buckets[(block + spread(endpoint)) & index->mask];
 }
 
 static uint32_t block_find(const struct prefix_index *index, uint64_t hash)
@@ -267,7 +270,48 @@ static void pair_add(struct prefix_index *index, uint32_t block, uint32_t endpoi
 	index->n_pairs++;
 }
 
-/* ---- what others call ---- */
+/* ---- along a prompt ---- */
+
+/**
+ * struct walk - over the blocks of a prompt, in either direction.
+ * @block: where the last one is. @newer: the pair used next after the last one's, if that was there; both NONE at the start.
+ * @window: blocks to prefetch when one is not where it is guessed. @ready: of those prefetched, how many are to come.
+ */
+struct walk {
+	uint32_t block, newer, window, ready;
+};
+
+static const struct walk walk_start = { NONE, NONE, 1, 0 };
+
+static uint32_t block_beside(const struct prefix_index *index, const struct walk *walk, uint64_t hash)
+{
+	const uint32_t beside[] = { walk->block - 1, walk->block + 1 };
+
+	for (int i = 0; i < 2; i++)
+		if (beside[i] < index->fresh_block && index->blocks[beside[i]].hash == hash && index->blocks[beside[i]].n_holders)
+			return beside[i];
+	return NONE;
+}
+
+/* A guess went wrong. Return: of the @left blocks from here on, how many to prefetch now. */
+static uint32_t walk_window(struct walk *walk, uint32_t left)
+{
+	uint32_t n = walk->window < left ? walk->window : left;
+
+	if (walk->ready)
+		return 0;
+	walk->ready = n;
+	if (walk->window < WINDOW_MAX)
+		walk->window *= 2;
+	return n;
+}
+
+static void walk_on(struct walk *walk, uint32_t block)
+{
+	walk->block = block;
+	if (walk->ready)
+		walk->ready--;
+}
 
 static void prefetch_blocks(const struct prefix_index *index, const uint64_t *blocks, uint32_t n)
 {
@@ -281,21 +325,26 @@ static void prefetch_blocks(const struct prefix_index *index, const uint64_t *bl
 	}
 }
 
+/* ---- what others call ---- */
+
 uint32_t prefix_match(const struct prefix_index *index, const uint64_t *blocks, uint32_t n, uint32_t n_endpoints,
 	uint16_t *depth)
 {
 	struct match match = { .depth = depth, .words = (n_endpoints + 63) / 64 };
+	struct walk walk = walk_start;
 	uint32_t reached;
 
 	memset(depth, 0, n_endpoints * sizeof(*depth));
 	for (reached = 0; reached < n; reached++) {
-		uint32_t i;
+		uint32_t i = block_beside(index, &walk, blocks[reached]);
 
-		if (reached % BATCH == 0)
-			prefetch_blocks(index, blocks + reached, n - reached < BATCH ? n - reached : BATCH);
-		i = block_find(index, blocks[reached]);
+		if (i == NONE) {
+			prefetch_blocks(index, blocks + reached, walk_window(&walk, n - reached));
+			i = block_find(index, blocks[reached]);
+		}
 		if (i == NONE)
 			break;
+		walk_on(&walk, i);
 		if (!reached)
 			holders_to_set(&index->blocks[i], &match.set);
 		if (!match_block(&match, &index->blocks[i], (uint16_t)reached))
@@ -337,41 +386,50 @@ static void use_pair(struct prefix_index *index, uint32_t pair, uint32_t depth, 
 	note_use(index, index->pairs[pair].block, index->pairs[pair].endpoint, depth);
 }
 
-static void insert_one(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth, bool is_own)
+/* @hash: of the last of the @left blocks that remain. */
+static uint32_t block_on_walk(const struct prefix_index *index, struct walk *walk, const uint64_t *hash, uint32_t left)
 {
-	uint32_t block = block_find(index, hash);
-	uint32_t pair = block == NONE ? NONE : pair_find(index, block, endpoint);
+	uint32_t block = block_beside(index, walk, *hash), n;
 
+	if (block != NONE)
+		return block;
+	n = walk_window(walk, left);
+	prefetch_blocks(index, hash + 1 - n, n);
+	return block_find(index, *hash);
+}
+
+static uint32_t pair_on_walk(const struct prefix_index *index, const struct walk *walk, uint32_t block, uint32_t endpoint)
+{
+	uint32_t guess = walk->newer;
+
+	if (guess != NONE && index->pairs[guess].block == block && index->pairs[guess].endpoint == endpoint)
+		return guess;
+	return pair_find(index, block, endpoint);
+}
+
+/* @hash: of the last of the @left blocks that remain; it is number @depth of its prompt. */
+static void insert_one(struct prefix_index *index, struct walk *walk, uint32_t endpoint, const uint64_t *hash, uint32_t left,
+	uint32_t depth, bool is_own)
+{
+	uint32_t block = block_on_walk(index, walk, hash, left);
+	uint32_t pair = block == NONE ? NONE : pair_on_walk(index, walk, block, endpoint);
+
+	walk->newer = NONE;
 	if (pair != NONE) {
+		walk->newer = index->pairs[pair].newer;
+		walk_on(walk, block);
 		use_pair(index, pair, depth, is_own);
 		return;
 	}
 	make_room(index, endpoint);
-	block = block_find(index, hash); /* may have gone with its last holder */
+	block = block_find(index, *hash); /* may have gone with its last holder */
 	if (block == NONE)
-		block = block_add(index, hash);
+		block = block_add(index, *hash);
+	walk_on(walk, block);
 	if (!holders_add(&index->blocks[block], (uint16_t)endpoint, &index->n_many))
 		return; /* no memory; it has others, or there would have been room in place */
 	pair_add(index, block, endpoint, is_own);
 	note_use(index, block, endpoint, depth);
-}
-
-static void prefetch_pairs(const struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n)
-{
-	uint32_t found[BATCH];
-
-	prefetch_blocks(index, blocks, n);
-	for (uint32_t i = 0; i < n; i++) {
-		found[i] = block_find(index, blocks[i]);
-		if (found[i] != NONE)
-			__builtin_prefetch(pair_bucket(index, found[i], endpoint));
-	}
-	for (uint32_t i = 0; i < n; i++) {
-		uint32_t pair = found[i] == NONE ? NONE : *pair_bucket(index, found[i], endpoint) - 1;
-
-		if (pair != NONE)
-			__builtin_prefetch(&index->pairs[pair], 1);
-	}
 }
 
 static void move_clock(struct prefix_index *index, uint64_t now_ms)
@@ -380,23 +438,18 @@ static void move_clock(struct prefix_index *index, uint64_t now_ms)
 		index->now_ms = now_ms;
 }
 
-/* From the last to the first, a batch at a time; @first: how many of the prompt's blocks come before. */
+/* From the last to the first; @first: how many of the prompt's blocks come before. */
 static void insert_all(struct prefix_index *index, uint32_t endpoint, uint32_t first, const uint64_t *blocks, uint32_t n, bool is_own)
 {
 	uint32_t capacity = index->lru[endpoint].capacity;
+	struct walk walk = walk_start;
 
 	if (n > capacity)
 		n = capacity;
 	if (index->changed && n)
 		index->changed(index->ctx, blocks, n);
-	while (n) {
-		uint32_t batch = n % BATCH ? n % BATCH : BATCH;
-
-		n -= batch;
-		prefetch_pairs(index, endpoint, blocks + n, batch);
-		for (uint32_t i = batch; i-- > 0;)
-			insert_one(index, endpoint, blocks[n + i], first + n + i + 1, is_own);
-	}
+	for (; n; n--)
+		insert_one(index, &walk, endpoint, blocks + n - 1, n, first + n, is_own);
 }
 
 void prefix_insert(struct prefix_index *index, uint32_t endpoint, const uint64_t *blocks, uint32_t n, uint64_t now_ms)
@@ -437,9 +490,11 @@ uint32_t prefix_own(const struct prefix_index *index, uint32_t endpoint, struct 
 
 void prefix_restore(struct prefix_index *index, uint32_t endpoint, uint64_t hash, uint32_t depth, uint64_t used_ms)
 {
+	struct walk walk = walk_start;
+
 	move_clock(index, used_ms);
 	if (index->lru[endpoint].capacity)
-		insert_one(index, endpoint, hash, depth, true);
+		insert_one(index, &walk, endpoint, &hash, 1, depth, true);
 }
 
 void prefix_observe(struct prefix_index *index, void (*changed)(void *ctx, const uint64_t *hashes, uint32_t n), void *ctx)

@@ -20,9 +20,16 @@ struct match {
 
 static inline void note_depth(const struct match *match, const struct endpoint_set *lost, uint16_t reached)
 {
-	for (unsigned w = 0; w < match->words; w++)
-		for (uint64_t word = lost->word[w]; word; word &= word - 1)
-			match->depth[w * 64 + (unsigned)__builtin_ctzll(word)] = reached;
+	for (unsigned w = 0; w < match->words; w++) {
+		uint16_t *depth = match->depth + w * 64;
+
+		if (lost->word[w] == UINT64_MAX)
+			for (unsigned i = 0; i < 64; i++)
+				depth[i] = reached;
+		else
+			for (uint64_t word = lost->word[w]; word; word &= word - 1)
+				depth[__builtin_ctzll(word)] = reached;
+	}
 }
 
 static inline bool match_sets(struct match *match, const struct block *block, uint16_t reached)
