@@ -366,6 +366,7 @@ int admin_new(struct agent *agent, struct admin **out)
 	if (!admin)
 		return -ENOMEM;
 	admin->agent = agent;
+	json_c_set_serialization_double_format("%.15g", JSON_C_OPTION_GLOBAL); /* 5.958, where 17 digits would say 5.9580000000000002 */
 	err = listen_at(admin, &agent->config.admin, on_request, &admin->http);
 	if (!err && agent->config.metrics_listen.port_be)
 		err = listen_at(admin, &agent->config.metrics_listen, on_open_request, &admin->open);

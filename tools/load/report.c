@@ -161,6 +161,7 @@ int report_print(const struct load *load)
 	if (strcmp(path, "-"))
 		print_table(load);
 	if (*path) {
+		json_c_set_serialization_double_format("%.15g", JSON_C_OPTION_GLOBAL); /* what was meant, not how a double has it */
 		json = result_json(load);
 		err = strcmp(path, "-") ? json_object_to_file_ext(path, json, JSON_C_TO_STRING_PRETTY)
 					: printf("%s\n", json_object_to_json_string_ext(json, JSON_C_TO_STRING_PRETTY)) < 0;
