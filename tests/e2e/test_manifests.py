@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lib import ROOT, kubectl, run
+from lib import ROOT, kubectl, run, wait_for
 
 sys.path.append(f"{ROOT}/tests")
 from lib_manifests import OVERLAYS, deploy  # noqa: E402,F401 (a fixture)
@@ -40,7 +40,9 @@ def define(file):
     if run("kubectl", "get", name, "--ignore-not-found"):
         return False
     run("kubectl", "create", "-f", file)
-    run("kubectl", "wait", "--for=condition=Established", "--timeout=60s", name)
+    # Not "kubectl wait": while the new object has no conditions at all yet, that fails at once.
+    established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
+    wait_for(lambda: run("kubectl", "get", name, "-o", established) == "True", f"{name} to be established", seconds=60)
     return True
 
 
