@@ -115,12 +115,13 @@ bool http_may_not_trail(struct http_text name)
 	return is_own_name(name) || is_framing(name) || is_hop_by_hop(name);
 }
 
-/* Content_Length says nothing here, but would to a back end that folds names. */
+/* Content_Length says nothing here, but would to a back end that folds names. Host is written apart. */
 static bool is_for_pods(struct http_text name)
 {
 	bool disguised = is_framing(name) && memchr(name.at, '_', name.len);
+	bool is_host = http_text_equal_nocase(name, "Host");
 
-	return !disguised && !is_hop_by_hop(name) && !is_own_name(name) && !http_text_equal_nocase(name, "Expect");
+	return !disguised && !is_host && !is_hop_by_hop(name) && !is_own_name(name) && !http_text_equal_nocase(name, "Expect");
 }
 
 static void put_field(struct writer *writer, const struct http_field *field)
@@ -131,7 +132,7 @@ static void put_field(struct writer *writer, const struct http_field *field)
 	put_text(writer, "\r\n");
 }
 
-/* absolute-form goes to an origin server as origin-form, and names the host whatever Host says (RFC 9112 3.2.2). */
+/* absolute-form goes to an origin server as origin-form. */
 static void put_target(struct writer *writer, struct http_text target)
 {
 	struct http_text path = http_target_path(target);
@@ -141,15 +142,18 @@ static void put_target(struct writer *writer, struct http_text target)
 	put_part(writer, path);
 }
 
-static void put_request_field(struct writer *writer, const struct http_head *head, const struct http_field *field)
+/*
+ * The pod gets HTTP/1.1, where Host is never missing, though a client that speaks 1.0 need not send one: then it is empty (RFC 9112
+ * 3.2). An absolute-form names the host, whatever Host says (3.2.2).
+ */
+static void put_host(struct writer *writer, const struct http_head *head)
 {
-	bool is_host = http_text_equal_nocase(field->name, "Host");
-	struct http_text authority = is_host ? http_target_authority(head->target) : (struct http_text){ 0 };
+	const struct http_field *field = http_field_find(head, "Host");
+	struct http_text authority = http_target_authority(head->target);
 
-	if (authority.len)
-		put_field(writer, &(struct http_field){ field->name, authority });
-	else
-		put_field(writer, field);
+	if (!authority.len && field)
+		authority = field->value;
+	put_field(writer, &(struct http_field){ { "Host", 4 }, authority });
 }
 
 long http_request_rewrite(const struct http_head *head, const char *forwarded_for, const char *extra, bool close, char *out,
@@ -163,12 +167,13 @@ long http_request_rewrite(const struct http_head *head, const char *forwarded_fo
 	put_text(&writer, " ");
 	put_target(&writer, head->target);
 	put_text(&writer, " HTTP/1.1\r\n");
+	put_host(&writer, head);
 	for (unsigned i = 0; i < head->n_fields; i++) {
 		struct http_text name = head->field[i].name;
 
 		if (is_for_pods(name) && !(own_id && http_text_equal_nocase(name, "x-request-id")) &&
 			!(nominates && is_nominated(head, name)))
-			put_request_field(&writer, head, &head->field[i]);
+			put_field(&writer, &head->field[i]);
 	}
 	put_text(&writer, "X-Forwarded-For: ");
 	put_text(&writer, forwarded_for);

@@ -195,11 +195,14 @@ static void rewrites_targets(void **state)
 {
 	static const struct {
 		const char *target, *line, *host;
+		bool http10;
 	} cases[] = {
 		{ "/a/b?c=http://x/y", "GET /a/b?c=http://x/y HTTP/1.1\r\n", "Host: own\r\n" },
 		{ "http://h:80/a?b", "GET /a?b HTTP/1.1\r\n", "Host: h:80\r\n" },
 		{ "HTTPS://h", "GET / HTTP/1.1\r\n", "Host: h\r\n" },
 		{ "http://h?b/c", "GET /?b/c HTTP/1.1\r\n", "Host: h\r\n" },
+		{ "/old", "GET /old HTTP/1.1\r\n", "\r\nHost: \r\n", true },
+		{ "http://h/old", "GET /old HTTP/1.1\r\n", "\r\nHost: h\r\n", true },
 	};
 
 	(void)state;
@@ -208,7 +211,8 @@ static void rewrites_targets(void **state)
 		enum http_rule rule;
 		struct http_head head;
 		char text[256], out[512];
-		size_t len = (size_t)snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: own\r\n\r\n", cases[i].target);
+		const char *rest = cases[i].http10 ? "HTTP/1.0\r\n\r\n" : "HTTP/1.1\r\nHost: own\r\n\r\n";
+		size_t len = (size_t)snprintf(text, sizeof(text), "GET %s %s", cases[i].target, rest);
 		long n;
 
 		assert_int_equal(http_request_head_parse(&head, text, len, &scan, &rule), 0);
