@@ -49,10 +49,20 @@ void forward_failed(struct exchange *exchange, int err, const char *what)
 		exchange_fail(exchange, err, what);
 		return;
 	}
+	client_arm(client, NULL);
 	peer_watch_readable(&client->peer, false);
 	peer_drop_output(&exchange->upstream->peer);
 	if (!peer_is_blocked(&client->peer))
 		response_readable(exchange);
+}
+
+/* The client has --body-timeout for what comes next, but not while the pod takes nothing: that is TCP_USER_TIMEOUT's, below. */
+static void await_body(struct exchange *exchange)
+{
+	bool blocked = peer_is_blocked(&exchange->upstream->peer);
+
+	client_arm(exchange->client, blocked ? NULL : exchange->client->agent->timeouts.body);
+	peer_watch_readable(&exchange->client->peer, !blocked);
 }
 
 /* A request that is whole may be needed again until its answer begins; a part of one is of no more use. */
@@ -70,7 +80,7 @@ static void collected_is_out(struct exchange *exchange)
 	if (exchange->request_body.done)
 		request_is_out(exchange);
 	else
-		peer_watch_readable(&client->peer, true);
+		await_body(exchange);
 }
 
 static bool sends_collected(const struct exchange *exchange)
@@ -97,8 +107,10 @@ static void send_collected(struct exchange *exchange)
 	}
 	exchange->sent += (size_t)sent;
 	exchange->bytes_up += (size_t)sent;
-	if (sends_collected(exchange))
+	if (sends_collected(exchange)) {
+		upstream_keep_alive(exchange->upstream); /* the pod may take no more of it */
 		return;
+	}
 	if (exchange->state == EXCHANGE_HANDOFF)
 		handoff_sent(exchange);
 	else
@@ -175,7 +187,7 @@ static void pass_on(struct exchange *exchange, const char *data, size_t len)
 	if (iov.iov_len < len && buffer_append(&client->in, data + iov.iov_len, len - iov.iov_len, client_in_max(client)))
 		client_close(client, true);
 	else if (!exchange->request_body.done)
-		peer_watch_readable(&client->peer, !peer_is_blocked(&exchange->upstream->peer));
+		await_body(exchange);
 }
 
 static int splice_on(struct exchange *exchange, uint64_t run)
@@ -200,7 +212,7 @@ static int splice_on(struct exchange *exchange, uint64_t run)
 	if (exchange->request_body.done)
 		request_is_out(exchange);
 	else
-		peer_watch_readable(&client->peer, !peer_is_blocked(&exchange->upstream->peer));
+		await_body(exchange);
 	return 0;
 }
 
@@ -210,7 +222,6 @@ void exchange_stream_body(struct exchange *exchange)
 	uint64_t run = http_body_skippable(&exchange->request_body);
 	ssize_t n;
 
-	client_arm(client, client->agent->timeouts.body);
 	if (exchange->handoff.planned && exchange->request_body.kind == HTTP_BODY_SIZED)
 		run -= run < HANDOFF_TAIL ? run : HANDOFF_TAIL;
 	if (run >= SPLICE_MIN && splice_on(exchange, run) != -ENOSR)
@@ -234,5 +245,5 @@ void forward_upstream_writable(struct exchange *exchange)
 	if (sends_collected(exchange))
 		send_collected(exchange);
 	else if (exchange_streams_body(exchange))
-		peer_watch_readable(&exchange->client->peer, true);
+		await_body(exchange);
 }

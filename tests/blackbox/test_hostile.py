@@ -134,6 +134,39 @@ def test_half_a_body_is_no_request(run, body):
     agent.idle()
 
 
+@pytest.mark.parametrize("sent", [65536, 70000, 200000])
+def test_a_client_that_stops_in_a_large_body_times_out(run, sent):
+    """Where the buffer ends, too: what comes next is waited for, not for ever."""
+    agent = run(Agent, [run(Pod, ok).endpoint], "--request-buffer", "64K", "--body-timeout", "300ms")
+    data = talk(agent, b"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n" + b"x" * sent, shut=False)
+    assert data.startswith(b"HTTP/1.1 408 ")
+    agent.idle()
+
+
+class Deaf(Pod):
+    """Takes connections, and no bytes."""
+
+    def __init__(self):
+        self.connections = []
+        super().__init__(self.connections.append)
+
+    def serve(self, connection):
+        self.behave(connection)
+
+
+@pytest.mark.parametrize("buffer", ["64K", "16M"])
+def test_a_pod_that_takes_no_bytes_has_failed(run, buffer):
+    """Not the client: it would go on sending, or has sent all."""
+    pod = Deaf()
+    agent = run(Agent, [pod.endpoint], "--request-buffer", buffer, "--body-timeout", "500ms", "--retries", "0")
+    with agent.connect() as c:
+        sender = threading.Thread(target=c.sendall, args=(post("x" * 12000000),), daemon=True)
+        sender.start()
+        assert c.recv(100).startswith(b"HTTP/1.1 504 ")
+    agent.idle()
+    pod.end()
+
+
 class Silent(Pod):
     """Takes a whole request, then says nothing; notes when its connection ends."""
 
