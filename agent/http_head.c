@@ -346,7 +346,8 @@ static int note_field(struct cursor *cursor, struct http_head *head, const struc
 			return refuse(cursor, HTTP_RULE_HOST);
 		meaning->host = true;
 	} else if (http_text_equal_nocase(field->name, "Upgrade")) {
-		meaning->upgrade = true;
+		/* To HTTP/2 is an offer that some clients (of the JDK, curl --http2) make with every request: it is declined by silence. */
+		meaning->upgrade |= !http_text_equal_nocase(field->value, "h2c");
 	} else if (http_text_equal_nocase(field->name, "Expect")) {
 		head->expect_continue = http_text_equal_nocase(field->value, "100-continue");
 		meaning->bad_expect |= !head->expect_continue;

@@ -24,7 +24,7 @@ enum http_rule {
 	HTTP_RULE_CONTENT_LENGTH,   /* 400 malformed, repeated or overflowing */
 	HTTP_RULE_LENGTH_AND_CODING, /* 400 both Content-Length and Transfer-Encoding */
 	HTTP_RULE_TRANSFER_CODING,  /* 400 repeated or anything but "chunked", or on HTTP/1.0 */
-	HTTP_RULE_UPGRADE,	    /* 501 CONNECT, Upgrade */
+	HTTP_RULE_UPGRADE,	    /* 501 CONNECT, Upgrade to other than h2c, which is ignored */
 	HTTP_RULE_EXPECT,	    /* 417 anything but 100-continue */
 	HTTP_RULE_CHUNK,	    /* 400 malformed chunk size or extension; trailer that is malformed or belongs into the head */
 	HTTP_RULE_BODY_TOO_LARGE,   /* 413 */

@@ -73,6 +73,8 @@ static const struct {
 	{ "asterisk with GET", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_REQUEST_LINE },
 	{ "CONNECT", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", HTTP_RULE_UPGRADE },
 	{ "upgrade", GET "Upgrade: websocket\r\n\r\n", HTTP_RULE_UPGRADE },
+	{ "one upgrade of two", GET "Upgrade: h2c\r\nUpgrade: websocket\r\n\r\n", HTTP_RULE_UPGRADE },
+	{ "upgrade to HTTP/2", GET "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: H2C\r\nHTTP2-Settings: AAM\r\n\r\n", HTTP_RULE_NONE },
 	{ "unknown expectation", GET "Expect: tea\r\n\r\n", HTTP_RULE_EXPECT },
 };
 
