@@ -2,7 +2,7 @@
 # What is built: one list a part.
 BPF := ingress egress sockops
 LIB := option address log histogram session_hash cache_event redis_conn redis_tls redis_url
-AGENT := admin affinity attach buffer client clock config conntrack datapath decide decide_name decide_state decision_log \
+AGENT := admin admin_server affinity attach buffer client clock config conntrack datapath decide decide_name decide_state decision_log \
 	devices dirty_queue discovery discovery_apply dns_reply dns_source dns_spec drift endpoint endpoints_file endpoints_yaml \
 	engine engine_text events events_apply events_load events_queue events_read events_republish events_send events_snapshot \
 	events_write exchange flow_adopt flow_events flow_table forward handoff handoff_prepare health http_body http_fetch http_head \

@@ -4,13 +4,12 @@
 
 #include <errno.h>
 #include <event2/buffer.h>
-#include <event2/http.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <arpa/inet.h>
 
+#include "agent/admin_server.h"
 #include "agent/decision_log.h"
 #include "agent/discovery.h"
 #include "agent/endpoint.h"
@@ -21,12 +20,12 @@
 #include "agent/status.h"
 #include "lib/log.h"
 
-enum { HEAD_MAX = 8192, BODY_MAX = 4096, TIMEOUT_S = 30, DECISIONS_SHOWN = 20, PATH_ARG_MAX = 1024 };
+enum { DECISIONS_SHOWN = 20, PATH_ARG_MAX = 1024 };
 
 /* @open: what --metrics-listen serves, or NULL. */
 struct admin {
 	struct agent *agent;
-	struct evhttp *http, *open;
+	struct admin_server *all, *open;
 };
 
 /* @arg: the decoded part of the path that stands for "*" in the route. */
@@ -336,27 +335,6 @@ static void on_open_request(struct evhttp_request *request, void *arg)
 	serve(arg, request, true);
 }
 
-static int listen_at(struct admin *admin, const struct address *address, void (*handler)(struct evhttp_request *, void *),
-	struct evhttp **out)
-{
-	char ip[ADDRESS_TEXT_MAX];
-	int err;
-
-	*out = evhttp_new(admin->agent->base);
-	if (!*out)
-		return -ENOMEM;
-	evhttp_set_max_headers_size(*out, HEAD_MAX);
-	evhttp_set_max_body_size(*out, BODY_MAX);
-	evhttp_set_timeout(*out, TIMEOUT_S);
-	evhttp_set_gencb(*out, handler, admin);
-	errno = 0;
-	if (!evhttp_bind_socket(*out, address_format_ip(address, ip), ntohs(address->port_be)))
-		return 0;
-	err = errno ? errno : EADDRINUSE;
-	log_error("cannot listen", "address=%s error=\"%s\"", address_format(address, ip), strerror(err));
-	return -err;
-}
-
 int admin_new(struct agent *agent, struct admin **out)
 {
 	struct admin *admin = calloc(1, sizeof(*admin));
@@ -367,9 +345,9 @@ int admin_new(struct agent *agent, struct admin **out)
 		return -ENOMEM;
 	admin->agent = agent;
 	json_c_set_serialization_double_format("%.15g", JSON_C_OPTION_GLOBAL); /* 5.958, where 17 digits would say 5.9580000000000002 */
-	err = listen_at(admin, &agent->config.admin, on_request, &admin->http);
+	err = admin_server_new(agent->base, &agent->config.admin, on_request, admin, &admin->all);
 	if (!err && agent->config.metrics_listen.port_be)
-		err = listen_at(admin, &agent->config.metrics_listen, on_open_request, &admin->open);
+		err = admin_server_new(agent->base, &agent->config.metrics_listen, on_open_request, admin, &admin->open);
 	if (err) {
 		admin_free(admin);
 		return err;
@@ -382,9 +360,7 @@ void admin_free(struct admin *admin)
 {
 	if (!admin)
 		return;
-	if (admin->http)
-		evhttp_free(admin->http);
-	if (admin->open)
-		evhttp_free(admin->open);
+	admin_server_free(admin->all);
+	admin_server_free(admin->open);
 	free(admin);
 }

@@ -96,6 +96,37 @@ def test_pods_are_not_blamed_for_the_agents_own_limits(run):
     agent.idle()
 
 
+def descriptors(agent):
+    return len(os.listdir(f"/proc/{agent.process.pid}/fd"))
+
+
+def test_connections_to_the_admin_ports_are_bounded(run):
+    """Whoever holds them open; who asks is answered all the same."""
+    port = free_port()
+    agent = run(Agent, [run(Pod, ok).endpoint], "--metrics-listen", f"127.0.0.1:{port}")
+    for listener in (agent.admin, port):
+        before = descriptors(agent)
+        held = [socket.create_connection(("127.0.0.1", listener), 20) for _ in range(600)]
+        held[-1].sendall(GET.replace(b"/", b"/healthz", 1))
+        assert held[-1].recv(100).startswith(b"HTTP/1.1 200 ") and descriptors(agent) - before <= 256
+        for c in held:
+            c.close()
+
+
+def test_out_of_descriptors_the_admin_port_pauses(run):
+    """It does not fill log and processor with tries."""
+    agent = run(Agent, [run(Pod, ok).endpoint])
+    limit = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (3, limit[1]))
+    with socket.create_connection(("127.0.0.1", agent.admin), 20) as c:
+        c.sendall(GET.replace(b"/", b"/healthz", 1))
+        wait_for(lambda: "accepting connections paused" in open(agent.log).read(), "the pause")
+        time.sleep(0.5)
+        resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, limit)
+        assert c.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert os.path.getsize(agent.log) < 10000
+
+
 def test_no_more_clients_than_open_files_allow(tmp_path):
     """A client takes one, its pod another."""
     args = ("prlimit", "--nofile=200", f"{BUILD}/llmd-agent", "--listen", f"127.0.0.1:{free_port()}", "--admin", f"127.0.0.1:{free_port()}")
