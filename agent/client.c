@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,6 +20,7 @@
 #include "agent/conntrack.h"
 #include "agent/datapath.h"
 #include "agent/exchange.h"
+#include "agent/listener.h"
 #include "agent/metrics.h"
 #include "agent/status.h"
 #include "lib/log.h"
@@ -128,12 +128,7 @@ int client_front(struct client *client, struct address *out)
 
 void client_adopt(struct client *client, int fd)
 {
-	const struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
-	const int on = 1;
-
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)); /* as of accepted ones, see peer.h */
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	listener_set_options(fd, &client->agent->config);
 	peer_open(&client->peer, client->agent->base, &client->agent->pipes, fd);
 	peer_watch_readable(&client->peer, !client->eof);
 }

@@ -316,7 +316,8 @@ static const struct option_row rows[] = {
 	{ "prefix-map-max", "N", "1048576", "a number from 1024 to 268435456",
 	  "Prefix blocks kept in the kernel for the next agent.", option_parse_u64, FIELD(prefix_map_max), &table_range },
 	{ "idle-timeout", "DURATION", "30m", SOME_TIME,
-	  "A connection in the kernel without a packet for that long is reset.", option_parse_duration, FIELD(idle_timeout_ms), &some_time },
+	  "A connection in the kernel without a packet for that long is reset. So is a relayed client\n"
+	  "that takes nothing of its answer for that long, or 15m.", option_parse_duration, FIELD(idle_timeout_ms), &some_time },
 	{ "attach", "MODE", "auto", "auto, tcx or clsact", "How the programs are attached: tcx needs Linux 6.6.",
 	  option_parse_enum, FIELD(attach), attach_names },
 	{ "cleanup", NULL, NULL, "given without a value", "Remove all that is pinned or attached, and end. Streams in the kernel end.",

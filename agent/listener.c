@@ -20,7 +20,7 @@
 #include "agent/metrics.h"
 #include "lib/log.h"
 
-enum { BACKLOG = 4096, ACCEPT_BURST = 64, PAUSE_MS = 100, COMPLAIN_EVERY_MS = 10000 };
+enum { BACKLOG = 4096, ACCEPT_BURST = 64, PAUSE_MS = 100, COMPLAIN_EVERY_MS = 10000, UNTAKEN_MS = 15 * 60 * 1000 };
 
 struct listeners {
 	struct agent *agent;
@@ -101,21 +101,33 @@ static void on_connection(evutil_socket_t fd, short what, void *arg)
 	}
 }
 
-static int listen_on(const struct address *address)
+/*
+ * A client that acknowledges nothing Linux gives up after a quarter of an hour; one that acknowledges but never takes the answer would hold
+ * its place at the pod for ever. For the linger time see peer.h.
+ */
+void listener_set_options(int fd, const struct config *config)
+{
+	const struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
+	const unsigned untaken_ms = config->idle_timeout_ms < UNTAKEN_MS ? (unsigned)config->idle_timeout_ms : UNTAKEN_MS;
+	const int on = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &untaken_ms, sizeof(untaken_ms));
+}
+
+static int listen_on(const struct address *address, const struct config *config)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = address_to_sockaddr(address, &sa);
-	const struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
 	const int on = 1;
 	int err, fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	/* What is accepted has these from the start: Linux hands them down. For the linger time see peer.h. */
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	listener_set_options(fd, config); /* what is accepted has them from the start: Linux hands them down */
 	if (!bind(fd, (struct sockaddr *)&sa, len) && !listen(fd, BACKLOG))
 		return fd;
 	err = -errno;
@@ -126,7 +138,7 @@ static int listen_on(const struct address *address)
 static int listeners_add(struct listeners *listeners, const struct address *address)
 {
 	char text[ADDRESS_TEXT_MAX];
-	int fd = listen_on(address);
+	int fd = listen_on(address, &listeners->agent->config);
 	unsigned i = listeners->n;
 
 	if (fd < 0) {

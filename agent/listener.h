@@ -4,10 +4,14 @@
 #define LLMD_AGENT_LISTENER_H
 
 struct agent;
+struct config;
 struct listeners;
 
 /** listeners_new() - listens on all of --listen. Return: 0, or -errno after a log line that names the address. */
 int listeners_new(struct agent *agent, struct listeners **out);
+
+/** listener_set_options() - of a listening socket, for all that it accepts, or of one that stands for an accepted one. */
+void listener_set_options(int fd, const struct config *config);
 
 /** listeners_hold() - new SYNs are dropped, to come again; connections that are being opened still come. */
 void listeners_hold(struct listeners *listeners);

@@ -233,6 +233,15 @@ def test_client_that_leaves_before_the_answer_is_noticed(run, how):
     pod.end()
 
 
+def test_client_that_never_takes_its_answer_is_let_go(run):
+    """It acknowledges, so its kernel would keep it, and its place at the pod, for ever."""
+    agent = run(Agent, [run(Pod, lambda c, r: c.sendall(answer(b"x" * 50000000))).endpoint], "--idle-timeout", "1s")
+    with agent.connect() as c:
+        c.sendall(post(CHAT))
+        wait_for(lambda: agent.metric('llmd_cut_total{side="client"}') == 1, "the end of the client")
+    agent.idle()
+
+
 def test_client_that_half_closed_gets_a_late_answer(run):
     pod = Silent(4)
     agent = run(Agent, [pod.endpoint])
