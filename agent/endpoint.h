@@ -62,6 +62,7 @@ struct endpoint {
 	struct pace pace;
 	uint64_t requests; /* ever */
 	uint64_t since_ms;
+	uint64_t failure_logged_ms;
 	char why[ENDPOINT_WHY_MAX];
 	struct endpoint_config config;
 	char name[ADDRESS_TEXT_MAX]; /* of the address, for logs and labels */

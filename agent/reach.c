@@ -10,6 +10,8 @@
 #include "agent/upstream.h"
 #include "lib/log.h"
 
+enum { FAILURE_LOG_MS = 1000 };
+
 static void record_decision(struct exchange *exchange)
 {
 	struct agent *agent = exchange->client->agent;
@@ -153,6 +155,18 @@ static void refuse_for_own_trouble(struct exchange *exchange, int err)
 	exchange_refuse(exchange, 503, "overloaded_error", "the router is out of resources", "Retry-After: 1\r\n");
 }
 
+/* One line a second for each pod, or an outage would fill the disk, too; the others are there at level debug. */
+static void log_failure(const struct exchange *exchange, int err, const char *what)
+{
+	struct endpoint *endpoint = &exchange->client->agent->endpoints->at[exchange->decision.endpoint];
+	bool again = agent_now_ms() - endpoint->failure_logged_ms < FAILURE_LOG_MS;
+
+	if (!again)
+		endpoint->failure_logged_ms = agent_now_ms();
+	log_event(again ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "pod failed", "id=%s pod=%s what=\"%s\" errno=%d", exchange->request_id,
+		exchange_pod_name(exchange), what, -err);
+}
+
 void exchange_fail(struct exchange *exchange, int err, const char *what)
 {
 	struct agent *agent = exchange->client->agent;
@@ -178,7 +192,7 @@ void exchange_fail(struct exchange *exchange, int err, const char *what)
 		return;
 	}
 	metrics_upstream(agent->metrics, dialling ? METRICS_UPSTREAM_CONNECT_FAILED : METRICS_UPSTREAM_FAILED);
-	log_warn("pod failed", "id=%s pod=%s what=\"%s\" errno=%d", exchange->request_id, exchange_pod_name(exchange), what, -err);
+	log_failure(exchange, err, what);
 	if (dialling)
 		health_cannot_connect(agent->health, (uint32_t)exchange->decision.endpoint, err);
 	else

@@ -347,6 +347,16 @@ def test_a_pod_may_answer_before_the_upload_is_whole(run, lingers):
     pod.end()
 
 
+def test_a_pod_that_fails_all_the_time_does_not_fill_the_log(run):
+    agent = run(Agent, [run(Pod, lambda c, r: "close").endpoint], "--retries", "0")
+    for _ in range(200):
+        with agent.connect() as c:
+            c.sendall(CLOSE)
+            assert recv_all(c).startswith(b"HTTP/1.1 502 ")
+    text = open(agent.log).read()
+    assert 1 <= text.count('"pod failed"') < 100 and agent.metric('llmd_upstream_events_total{event="failed"}') >= 200
+
+
 class Recorder(Pod):
     """Answers the first bytes of each connection with its number, and notes what it receives."""
 
