@@ -135,8 +135,8 @@ long http_request_rewrite(const struct http_head *head, const char *forwarded_fo
 bool http_may_not_trail(struct http_text name);
 
 /**
- * http_response_rewrite() - writes the head that goes to the client: version 1.1, hop-by-hop fields removed,
- * Transfer-Encoding kept, "Connection: close" or (for an HTTP/1.0 client that asked) "keep-alive" added.
+ * http_response_rewrite() - writes the head that goes to the client: version 1.1, hop-by-hop fields removed (and what
+ * would frame a body of 1xx or 204), else Transfer-Encoding kept, "Connection: close" or (for an HTTP/1.0 client that asked) "keep-alive" added.
  * Return: bytes written, or -ENOBUFS.
  */
 long http_response_rewrite(const struct http_head *head, bool close, bool say_keep_alive, const char *extra, char *out,

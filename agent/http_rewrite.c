@@ -193,6 +193,13 @@ static void put_status_line(struct writer *writer, const struct http_head *head)
 	put_text(writer, "\r\n");
 }
 
+/* Some servers frame a body where none may be, and some clients wait for it; after 304 and to HEAD the fields only tell (RFC 9110 8.6). */
+static bool frames_nothing(const struct http_head *head, struct http_text name)
+{
+	return head->no_body && head->status != 304 &&
+	       (http_text_equal_nocase(name, "Content-Length") || http_text_equal_nocase(name, "Transfer-Encoding"));
+}
+
 long http_response_rewrite(const struct http_head *head, bool close, bool say_keep_alive, const char *extra, char *out,
 	size_t size)
 {
@@ -201,7 +208,8 @@ long http_response_rewrite(const struct http_head *head, bool close, bool say_ke
 
 	put_status_line(&writer, head);
 	for (unsigned i = 0; i < head->n_fields; i++)
-		if (!is_hop_by_hop(head->field[i].name) && !(nominates && is_nominated(head, head->field[i].name)))
+		if (!is_hop_by_hop(head->field[i].name) && !frames_nothing(head, head->field[i].name) &&
+			!(nominates && is_nominated(head, head->field[i].name)))
 			put_field(&writer, &head->field[i]);
 	put_text(&writer, extra);
 	if (close)

@@ -134,13 +134,20 @@ static void begin_answer(struct exchange *exchange, struct http_head *head, cons
 }
 
 /* An interim answer is passed on, except 100: the agent has given that by itself where it was asked for. */
-static bool pass_interim(struct exchange *exchange, const struct http_head *head, const char *data)
+static bool pass_interim(struct exchange *exchange, const struct http_head *head)
 {
-	struct iovec iov = { (char *)data, head->length };
+	struct client *client = exchange->client;
+	char text[HTTP_HEAD_MAX + 512];
+	struct iovec iov = { .iov_base = text };
+	long n;
 
-	if (head->status == 100 || exchange->http10 || !peer_send(&exchange->client->peer, &iov, 1))
+	if (head->status == 100 || exchange->http10)
 		return true;
-	client_close(exchange->client, false);
+	n = http_response_rewrite(head, false, false, "", text, sizeof(text));
+	iov.iov_len = n > 0 ? (size_t)n : 0;
+	if (n > 0 && !peer_send(&client->peer, &iov, 1))
+		return true;
+	client_close(client, false);
 	return false;
 }
 
@@ -166,7 +173,7 @@ static bool read_heads(struct exchange *exchange, const char *data, size_t len, 
 		}
 		if (head.status >= 200)
 			break;
-		if (!pass_interim(exchange, &head, data + *used))
+		if (!pass_interim(exchange, &head))
 			return false;
 	}
 	if (head.status >= 500)

@@ -347,6 +347,12 @@ def test_a_pod_may_answer_before_the_upload_is_whole(run, lingers):
     pod.end()
 
 
+def test_interim_answers_are_as_strict_as_the_last_one(run):
+    early = b"HTTP/1.0 103 Early\r\nConnection: X-Hop, close\r\nX-Hop: a\r\nContent-Length: 3\r\nLink: x\r\n\r\n"
+    agent = run(Agent, [run(Pod, lambda c, r: c.sendall(early + answer(b"ok"))).endpoint])
+    assert talk(agent, CLOSE, shut=False).startswith(b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
 def test_a_pod_that_fails_all_the_time_does_not_fill_the_log(run):
     agent = run(Agent, [run(Pod, lambda c, r: "close").endpoint], "--retries", "0")
     for _ in range(200):

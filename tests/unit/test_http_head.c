@@ -228,19 +228,31 @@ static void rewrites_targets(void **state)
 
 static void rewrites_a_response(void **state)
 {
-	const char *text = "HTTP/1.0 200 Very OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\n";
-	struct http_head_scan scan = { 0 };
-	enum http_rule rule;
-	struct http_head head;
-	char out[256];
-	long n;
+	static const struct {
+		const char *text, *out;
+	} cases[] = {
+		{ "HTTP/1.0 200 Very OK\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\n",
+			"HTTP/1.1 200 Very OK\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\n" },
+		{ "HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n", "HTTP/1.1 204 No\r\nA: b\r\nConnection: keep-alive\r\n\r\n" },
+		{ "HTTP/1.1 103 \r\ncontent-length: 3\r\nLink: x\r\n\r\n", "HTTP/1.1 103 \r\nLink: x\r\nConnection: keep-alive\r\n\r\n" },
+		{ "HTTP/1.1 304 Same\r\nContent-Length: 3\r\n\r\n",
+			"HTTP/1.1 304 Same\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\n" },
+	};
 
 	(void)state;
-	assert_int_equal(http_response_head_parse(&head, text, strlen(text), &scan, &rule), 0);
-	assert_true(head.keep_alive);
-	n = http_response_rewrite(&head, false, true, "", out, sizeof(out) - 1);
-	out[n] = '\0';
-	assert_string_equal(out, "HTTP/1.1 200 Very OK\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\n");
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct http_head_scan scan = { 0 };
+		enum http_rule rule;
+		struct http_head head;
+		char out[256];
+		long n;
+
+		assert_int_equal(http_response_head_parse(&head, cases[i].text, strlen(cases[i].text), &scan, &rule), 0);
+		assert_true(head.keep_alive);
+		n = http_response_rewrite(&head, false, true, "", out, sizeof(out) - 1);
+		out[n] = '\0';
+		assert_string_equal(out, cases[i].out);
+	}
 }
 
 int main(void)
