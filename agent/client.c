@@ -34,7 +34,9 @@ enum { ORIGINAL_DST = 80 };
 static const bool legal[CLIENT_STATE_N][CLIENT_STATE_N] = {
 	[CLIENT_IDLE] = { [CLIENT_IDLE] = true, [CLIENT_HEAD] = true, [CLIENT_ACTIVE] = true, [CLIENT_LINGER] = true,
 		[CLIENT_CLOSED] = true },
-	[CLIENT_HEAD] = { [CLIENT_HEAD] = true, [CLIENT_ACTIVE] = true, [CLIENT_LINGER] = true, [CLIENT_CLOSED] = true },
+	/* To idle again: what had come was the first half of an empty line. */
+	[CLIENT_HEAD] = { [CLIENT_IDLE] = true, [CLIENT_HEAD] = true, [CLIENT_ACTIVE] = true, [CLIENT_LINGER] = true,
+		[CLIENT_CLOSED] = true },
 	[CLIENT_ACTIVE] = { [CLIENT_IDLE] = true, [CLIENT_LINGER] = true, [CLIENT_CLOSED] = true },
 	[CLIENT_LINGER] = { [CLIENT_CLOSED] = true },
 };

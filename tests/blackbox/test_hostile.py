@@ -56,6 +56,8 @@ def test_all_pipelined_requests_before_a_half_close_are_answered(run):
     "parts, statuses",
     [
         ((b"\r", b"\n" + GET), [200]),
+        ((b"\r", b"\n", GET), [200]),
+        ((b"\r", b"\n"), []),
         ((b"\r\n\r\n", GET, b"\r\n", GET), [200, 200]),
         ((post("x"), b"garbage\r\n\r\n"), [200, 400]),
         ((post("x") + b"GET / HT",), [200]),  # the half head is nobody's request
