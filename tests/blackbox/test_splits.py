@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where TCP cuts what is sent means nothing: all that clients and pods say, with each byte in turn coming alone, is taken as if it had come in one."""
 import concurrent.futures
+import contextlib
 import itertools
+import os
+import random
 import re
 import socket
+import struct
 import time
 
 import pytest
-from conftest import Agent, Pod, answer
+from conftest import Agent, Pod, answer, wait_for
 from test_hostile import CLOSE, GET, recv_all
 from test_http import CHAT, post
 
@@ -105,3 +109,50 @@ def test_what_pods_say_may_come_in_parts(run, name):
     for case, data in zip(parts.values(), answers):
         assert data == answers[0], case
     agent.idle()
+
+
+# ---- anybody may stop anywhere ----
+
+UNFINISHED = ("cut", "cut in a chunk", "until the end", "no answer")  # a pod that goes on after these would be silent without end
+LARGE_REQUEST, LARGE_ANSWER = post(CHAT[:-4] + "x" * 300000 + '"}]}'), answer(b"z" * 400000)
+
+
+def say_some(connection, text, chance):
+    """In random parts; at times only a part of it. Return: whether all was said, and more may follow."""
+    at = sorted(chance.randrange(len(text) + 1) for _ in range(chance.choice([0, 1, 2, 4])))
+    for begin, end in itertools.pairwise([0, *at, len(text)]):
+        connection.sendall(text[begin:end])
+        time.sleep(chance.choice([0, chance.random() * 0.01]))
+        stop = chance.random()
+        if stop < 0.03:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+        if stop < 0.06:
+            return False
+    return True
+
+
+def converse(agent, chance, end):
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), agent.connect() as c:
+            while say_some(c, chance.choice([*CLIENTS.values(), LARGE_REQUEST]), chance) and chance.random() < 0.5:
+                c.recv(chance.choice([1, 100, 100000]))
+            if chance.random() < 0.5:
+                c.shutdown(socket.SHUT_WR)
+                recv_all(c)
+
+
+def test_whoever_stops_wherever_leaves_nothing_behind(run):
+    seed = int(os.environ.get("LLMD_SEED", time.time_ns()))
+    print("LLMD_SEED", seed)
+    chance = random.Random(seed)
+
+    def behave(connection, request):
+        name = chance.choice([*PODS, "large"])
+        said = say_some(connection, PODS.get(name, LARGE_ANSWER), chance)
+        return None if said and name not in UNFINISHED and chance.random() < 0.5 else "close"
+
+    agent = run(Agent, [run(Pod, behave).endpoint for _ in range(3)], "--max-inflight", "8", "--request-buffer", "64K")
+    end = time.monotonic() + 4
+    in_parallel(lambda n: converse(agent, random.Random(seed + n), end), range(16))
+    agent.idle()
+    wait_for(lambda: agent.metric('llmd_connections{side="client"}') == 0, "all clients to be gone")
