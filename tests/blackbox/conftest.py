@@ -61,9 +61,11 @@ class Process:
 
 
 class Agent(Process):
+    before = []  # a command that becomes the agent
+
     def __init__(self, log, endpoints, *options):
         self.port, self.admin = free_port(), free_port()
-        args = [f"{BUILD}/llmd-agent", "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin}", "--drain-timeout", "5s",
+        args = [*self.before, f"{BUILD}/llmd-agent", "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin}", "--drain-timeout", "5s",
                 "--datapath", "relay", "--health-interval", "0", "--scrape-interval", "0"]  # scripted pods count what they are asked
         for endpoint in endpoints:
             args += ["--endpoint", endpoint]
