@@ -257,8 +257,9 @@ struct fixture *fixture_new(void)
 	struct fixture *fixture = calloc(1, sizeof(*fixture));
 
 	assert_non_null(fixture);
-	strcpy(fixture->root, "/tmp/llmd-maps-test-XXXXXX");
-	assert_non_null(mkdtemp(fixture->root));
+	strcpy(fixture->root, "/mnt"); /* in this mount namespace only */
+	if (mount("tmpfs", fixture->root, "tmpfs", 0, "mode=700"))
+		fail_msg("cannot mount a file system: %s", strerror(errno));
 	snprintf(fixture->dir, sizeof(fixture->dir), "%s/bpf", fixture->root);
 	assert_int_equal(mkdir(fixture->dir, 0700), 0);
 	if (mount("bpf", fixture->dir, "bpf", 0, NULL))
@@ -283,18 +284,8 @@ void fixture_as_nobody(struct fixture *fixture)
 
 void fixture_free(struct fixture *fixture)
 {
-	static const char *const files[] = { "out", "err", "llmd-maps" };
-	char path[256];
-
 	llmd_bpf__destroy(fixture->maps);
-	*strrchr(fixture->dir, '/') = '\0';
-	umount2(fixture->dir, MNT_DETACH);
-	rmdir(fixture->dir);
-	for (size_t i = 0; i < COUNT(files); i++) {
-		snprintf(path, sizeof(path), "%s/%s", fixture->root, files[i]);
-		unlink(path);
-	}
-	rmdir(fixture->root);
+	umount2(fixture->root, MNT_DETACH); /* and what is mounted in it */
 	free(fixture);
 }
 

@@ -3,6 +3,7 @@
 #include "tests/unit/test.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tools/load/load.h"
@@ -56,13 +57,13 @@ static void quantiles_are_close(void **state)
 
 static int read_text(const char *text, struct trace **out, char *error)
 {
-	char path[] = "/tmp/llmd-trace-XXXXXX";
-	int fd = mkstemp(path), err;
+	int fd = memfd_create("trace", MFD_CLOEXEC), err;
+	char path[64];
 
 	assert_true(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-	close(fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	err = trace_read(out, path, 0, error, 200);
-	remove(path);
+	close(fd);
 	return err;
 }
 

@@ -3,6 +3,8 @@
 #include "tests/unit/test.h"
 
 #include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "agent/session_key.h"
 
@@ -66,12 +68,13 @@ static void loads_secrets(void **state)
 		int err;
 	} files[] = { { "000102030405060708090a0b0c0d0e0f\n", 0 }, { "000102030405060708090A0B0C0D0E0F", 0 }, { "00", -EINVAL },
 		{ "", -EINVAL }, { "000102030405060708090a0b0c0d0e0f00", -EINVAL }, { "g00102030405060708090a0b0c0d0e0f", -EINVAL } };
-	char path[] = "/tmp/llmd-secret-XXXXXX";
 	uint8_t secret[SESSION_SECRET_BYTES];
-	int fd = mkstemp(path);
+	int fd = memfd_create("secret", MFD_CLOEXEC);
+	char path[64];
 
 	(void)state;
 	assert_true(fd >= 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	for (size_t i = 0; i < COUNT(files); i++) {
 		FILE *file = fopen(path, "w");
 
@@ -79,7 +82,7 @@ static void loads_secrets(void **state)
 		fclose(file);
 		assert_int_equal(session_secret_load(secret, path), files[i].err);
 	}
-	remove(path);
+	close(fd);
 	assert_int_equal(session_secret_load(secret, path), -ENOENT);
 }
 
