@@ -16,7 +16,7 @@ SIM := main conn request answer scheduler cache pod_metrics
 LOAD := main client dry_run pods prompt quantile report run sse synth trace
 MAPS := affinity counter drain endpoint flow format percpu pin prefix records row session summary table verbs watch
 UNIT := bpf_lib bpf_slot conntrack decide decide_rules discovery discovery_parse engine events health http_body http_head json lib load maps \
-	metrics_kernel mirror netlink prompt redis_conn session_key tcp_repair
+	metrics_kernel mirror netlink prompt redis_conn session_key sockops tcp_repair
 EVENTS := main inject show snapshot tail
 LIVE := connections net wire world
 TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe cases_too_big options

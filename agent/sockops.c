@@ -19,26 +19,6 @@ struct sockops {
 	struct bpf_link *link;
 };
 
-/* mountinfo (proc(5)): ID parent major:minor root mount-point options ... - type source options */
-static int find_mount(char *out, size_t size)
-{
-	FILE *file = fopen("/proc/self/mountinfo", "re");
-	char line[LINE_MAX_BYTES], point[LINE_MAX_BYTES];
-	int err = -ENOENT;
-
-	if (!file)
-		return -errno;
-	while (err && fgets(line, sizeof(line), file)) {
-		const char *type = strstr(line, " - ");
-
-		if (type && !strncmp(type, " - cgroup2 ", 11) && sscanf(line, "%*s %*s %*s %*s %4095s", point) == 1 &&
-			strlen(point) < size)
-			err = strcpy(out, point) ? 0 : -ENOENT;
-	}
-	fclose(file);
-	return err;
-}
-
 /* The line of hierarchy 0 is version 2's (cgroups(7)). */
 static int own_cgroup(char *out, size_t size)
 {
@@ -57,15 +37,45 @@ static int own_cgroup(char *out, size_t size)
 	return err;
 }
 
+/* What is left of @own below @root, or NULL. A root outside this cgroup namespace ("/..") holds all that is in it. */
+static const char *below(const char *root, const char *own)
+{
+	size_t len = !strcmp(root, "/") || !strncmp(root, "/..", 3) ? 0 : strlen(root);
+
+	return strncmp(own, root, len) || (own[len] && own[len] != '/') ? NULL : own + len;
+}
+
+/*
+ * mountinfo (proc(5)): ID parent major:minor root mount-point options ... - type source options
+ * In a container without a cgroup namespace what is mounted is the container's own cgroup, which /proc/self/cgroup names from the root.
+ */
+static int find_mount(const char *own, char *out, size_t size)
+{
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	char line[LINE_MAX_BYTES], root[LINE_MAX_BYTES], point[LINE_MAX_BYTES];
+	int err = -ENOENT;
+
+	if (!file)
+		return -errno;
+	while (err && fgets(line, sizeof(line), file)) {
+		const char *type = strstr(line, " - "), *rest;
+
+		if (!type || strncmp(type, " - cgroup2 ", 11) || sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) != 2)
+			continue;
+		rest = below(root, own);
+		if (rest)
+			err = snprintf(out, size, "%s%s", point, rest) < (int)size ? 0 : -ENAMETOOLONG;
+	}
+	fclose(file);
+	return err;
+}
+
 int sockops_cgroup_path(char *out, size_t size)
 {
-	char mount[LINE_MAX_BYTES], own[LINE_MAX_BYTES];
-	int err = find_mount(mount, sizeof(mount));
+	char own[LINE_MAX_BYTES];
+	int err = own_cgroup(own, sizeof(own));
 
-	err = err ? err : own_cgroup(own, sizeof(own));
-	if (err)
-		return err;
-	return snprintf(out, size, "%s%s", mount, own) < (int)size ? 0 : -ENAMETOOLONG;
+	return err ? err : find_mount(own, out, size);
 }
 
 int sockops_attach(struct llmd_bpf *bpf, struct sockops **out)
