@@ -78,6 +78,37 @@ def test_a_stopped_pod_is_ejected_and_its_requests_go_elsewhere(run):
     agent.idle()
 
 
+def test_only_the_requests_of_an_ejected_pod_leave(run):
+    """Two requests wait at two pods, one of which goes out: the other is not asked again."""
+    finish, hangs = threading.Event(), []
+
+    def behave(connection, request):
+        post = request.startswith(b"POST")
+        if post or connection.getsockname() in hangs:
+            finish.wait(60)
+        connection.sendall(answer(b"{}"))
+        return None if post else "close"
+
+    pods = [run(Pod, behave) for _ in range(3)]
+    agent = run(Agent, [pod.endpoint for pod in pods], *CHECKS, "--policy", "round-robin")
+    agent.ready(3)
+    asked = lambda: [sum(r.startswith(b"POST") for r in pod.requests) for pod in pods]
+    statuses = []
+    threads = [threading.Thread(target=lambda: statuses.append(ask(agent)[0])) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: sum(asked()) == 2, "both requests to wait")
+    assert max(asked()) == 1
+    out = pods[asked().index(1)]
+    hangs.append(out.socket.getsockname())
+    state_is(agent, out.endpoint, "ejected")
+    wait_for(lambda: sum(asked()) == 3, lambda: f"its request to be elsewhere: {asked()}")
+    finish.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200, 200] and sum(asked()) == 3 and open(agent.log).read().count("request leaves its pod") == 1
+
+
 def test_never_the_last_half(run):
     endpoints, pods = sims(run, 4)
     agent = run(Agent, endpoints, *CHECKS)
