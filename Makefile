@@ -11,11 +11,12 @@ B := build$(if $(SAN),/san)
 
 PACKAGES := libevent libevent_pthreads libevent_openssl openssl hiredis json-c libxxhash libsodium libbpf libmnl libcurl libcares yaml-0.1
 CPPFLAGS += -D_GNU_SOURCE -I. -Iinclude -MMD -MP $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
-CFLAGS ?= -O2 -g
+CFLAGS ?= $(if $(SAN),-O1,-O2) -g
 # The folder of the build gets into no file, so that an image is the same from any.
 CFLAGS += -std=gnu11 -ffile-prefix-map=$(CURDIR)=. -Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers -fno-omit-frame-pointer $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined)
 LDLIBS += $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm -lresolv
 comma := ,
+JOBS = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 say = @mkdir -p $(@D) && printf '  %-5s %s\n' $(1) $(2)
 
 include sources.mk
@@ -31,7 +32,7 @@ FUZZERS := $(FUZZ:%=build/fuzz/fuzz_%)
 .DEFAULT_GOAL := all
 
 all: deps ## build everything (the default)
-	$(Q)$(MAKE) --no-print-directory $(PROGRAMS) $(MAN:%=build/man/%)
+	$(Q)$(MAKE) --no-print-directory $(JOBS) $(PROGRAMS) $(MAN:%=build/man/%)
 
 deps:
 	$(Q)scripts/install-deps
@@ -43,7 +44,7 @@ check: all ## build and run all tests (root for the kernel parts)
 	$(Q)scripts/check
 
 check-unit: $(TESTS) ## only the unit tests
-	$(Q)failed=0; for t in $(TESTS); do $$t || failed=1; done; exit $$failed
+	$(Q)printf '%s\n' $(TESTS) | xargs -P $(shell nproc) -I{} sh -c '{} >{}.log 2>&1; status=$$?; cat {}.log; exit $$status'
 
 check-fuzz: $(FUZZERS) ## a short run of every fuzz target, over the same inputs each time
 	$(Q)scripts/fuzz again $(FUZZERS)

@@ -37,7 +37,8 @@ def datapath_options(datapath, pin_dir, handoff):
         return []
     if datapath == "relay":
         return ["--datapath", "relay"]
-    return ["--datapath", "kernel", "--handoff", handoff, "--pin-dir", pin_dir]
+    small = ["--sessions-max", "65536", "--prefix-map-max", "65536"]  # maps of a million entries are a third of what a start takes
+    return ["--datapath", "kernel", "--handoff", handoff, "--pin-dir", pin_dir, *small]
 
 
 def map_entries(pin_dir, name):

@@ -115,7 +115,7 @@ static struct json_object *quantile_json(const struct quantile *q)
 static struct json_object *status_json(const struct stats *stats)
 {
 	struct json_object *json = json_object_new_object();
-	char name[8];
+	char name[16];
 
 	for (int i = 0; i < 600; i++) {
 		snprintf(name, sizeof(name), "%d", i);
