@@ -12,7 +12,7 @@
  * another pod.
  *
  * A side's FIN counts as acknowledged when the other side's ACK covers it; both done, or a valid RST (RFC 5961: exactly
- * the expected number), end the connection. Packets of both directions may be on different CPUs at the same time: flags
+ * the expected number; or that of the sender's own FIN, see slot_resets_behind_fin()), end the connection. Packets of both directions may be on different CPUs at the same time: flags
  * change atomically, and numbers only grow, by compare and exchange.
  */
 #ifndef LLMD_BPF_SLOT_H
@@ -61,6 +61,15 @@ static __always_inline bool slot_has_acked(const struct slot *slot)
 	return slot->flags & SLOT_ACKED || seq_at_or_after(slot->pod_ack, slot->agent_end);
 }
 
+/*
+ * Who has sent FIN and is gone answers what was under way with an RST whose number is the one that was acknowledged there, that of
+ * the FIN. Linux takes it. Whoever refuses it goes on, see slot_note_life().
+ */
+static __always_inline bool slot_resets_behind_fin(const struct slot *slot, __u32 fin_flag, __u32 fin, __u32 seq)
+{
+	return slot->flags & fin_flag && seq + 1 == fin;
+}
+
 /* A valid one, of the side that @flags name. */
 static __always_inline void slot_note_reset(struct slot *slot, __u32 flags)
 {
@@ -101,6 +110,13 @@ static __always_inline enum reason slot_client_syn(struct slot *slot, const stru
 	return slot_is_quiet(slot) ? REASON_SYN_REUSED : REASON_SYN_LIVE;
 }
 
+static __always_inline enum reason slot_client_reset(struct slot *slot, __u32 seq)
+{
+	if (seq == slot->pod_ack || seq == slot->client_next || slot_resets_behind_fin(slot, SLOT_CLIENT_FIN, slot->client_fin, seq))
+		slot_note_reset(slot, SLOT_RESET);
+	return REASON_NONE;
+}
+
 /**
  * slot_from_client() - @flow: the entry of this direction.
  * Return: REASON_NONE or REASON_SYN_LIVE: translate; REASON_SYN_REUSED: the entry is in the way; else what to do instead.
@@ -116,11 +132,8 @@ SUBPROGRAM enum reason slot_from_client(struct slot *slot, const struct packet *
 		return slot_client_syn(slot, packet);
 	if (packet->flags & TCP_ACK)
 		slot_note_client_ack(slot, packet->ack - flow->ack_sub);
-	if (packet->flags & TCP_RST) {
-		if (packet->seq + flow->seq_add == slot->pod_ack || packet->seq + flow->seq_add == slot->client_next)
-			slot_note_reset(slot, SLOT_RESET);
-		return REASON_NONE;
-	}
+	if (packet->flags & TCP_RST)
+		return slot_client_reset(slot, packet->seq + flow->seq_add);
 	slot_note_life(slot);
 	if (packet->len)
 		slot_note_request(slot, packet);
@@ -181,7 +194,8 @@ static __always_inline enum reason slot_pod_reset(struct slot *slot, const struc
 {
 	bool opening = slot->flags & SLOT_AFFINITY && !slot->pod_start;
 
-	if (opening ? slot_syn_is_acked(slot, packet) : packet->seq == slot->pod_next)
+	if (opening ? slot_syn_is_acked(slot, packet) : packet->seq == slot->pod_next ||
+		    slot_resets_behind_fin(slot, SLOT_POD_FIN, slot->pod_fin, packet->seq))
 		slot_note_reset(slot, SLOT_RESET | SLOT_POD_RESET);
 	return REASON_NONE;
 }

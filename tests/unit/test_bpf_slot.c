@@ -82,7 +82,8 @@ static enum reason model_client(struct model *model, const struct said *said)
 	if (said->flags & TCP_ACK && model->flags & SLOT_POD_FIN && said->ack >= model->pod_fin)
 		model->flags |= SLOT_POD_FIN_ACKED;
 	if (said->flags & TCP_RST) {
-		model_reset(model, said->seq == model->pod_ack || said->seq == model->client_next, SLOT_RESET);
+		model_reset(model, said->seq == model->pod_ack || said->seq == model->client_next ||
+			(model->flags & SLOT_CLIENT_FIN && said->seq == model->client_fin - 1), SLOT_RESET);
 		return REASON_NONE;
 	}
 	model_life(model);
@@ -107,7 +108,8 @@ static enum reason model_pod_close(struct model *model, const struct said *said,
 		!(said->flags & TCP_ACK && said->ack >= model->agent_end))
 		return REASON_CLOSE_TO_AGENT;
 	if (said->flags & TCP_RST)
-		model_reset(model, said->seq == model->pod_next, SLOT_RESET | SLOT_POD_RESET);
+		model_reset(model, said->seq == model->pod_next || (model->flags & SLOT_POD_FIN && said->seq == model->pod_fin - 1),
+			SLOT_RESET | SLOT_POD_RESET);
 	*is_over = said->flags & TCP_RST;
 	return REASON_NONE;
 }
@@ -177,6 +179,8 @@ static void say(struct said *said, uint64_t own_next, uint64_t other_next, uint3
 		.flags = flags[random_below(COUNT(flags))] };
 	if (said->flags & TCP_RST && random_below(4))
 		said->flags = TCP_ACK;
+	if (said->flags & TCP_RST && random_below(2))
+		said->seq = own_next - 1; /* of the FIN, if it has said one */
 	if (said->flags & TCP_SYN && random_below(2))
 		said->seq = isn;
 }
