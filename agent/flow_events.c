@@ -109,7 +109,7 @@ static int on_event_record(void *ctx, void *data, size_t size)
 	case EVENT_END:
 		/* The hand-over may be seen complete only now. */
 		if (table->local[record->slot].owner)
-			handoff_acked(table->local[record->slot].owner);
+			handoff_leave(table->local[record->slot].owner);
 		flow_linger(table, record->slot);
 		break;
 	case EVENT_TYPE_N:

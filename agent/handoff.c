@@ -321,7 +321,7 @@ static void note_affinity(const struct exchange *exchange)
 	affinity_note(exchange->client->agent, &exchange->client->address, &front, exchange->upstream->endpoint);
 }
 
-void handoff_acked(struct exchange *exchange)
+void handoff_leave(struct exchange *exchange)
 {
 	struct client *client = exchange->client;
 	struct agent *agent = client->agent;
@@ -335,6 +335,20 @@ void handoff_acked(struct exchange *exchange)
 	exchange_hand_over(exchange);
 	client_close(client, false); /* its socket is gone since leave_client() */
 	forget_tracking(agent, index, tracked);
+}
+
+/*
+ * An end of the pod that came before its last ACK went to B, and the client has not seen it: nobody would tell it later. The loop may
+ * know of the ACK first.
+ */
+void handoff_acked(struct exchange *exchange)
+{
+	int err = pod_has_spoken(exchange);
+
+	if (err == -EAGAIN)
+		handoff_leave(exchange);
+	else
+		handoff_failed(exchange, err < 0 ? err : -ECONNRESET);
 }
 
 static int return_to_client(struct exchange *exchange)

@@ -76,8 +76,11 @@ int handoff_complete(struct exchange *exchange);
 /** handoff_sent() - the pod's socket has taken all. */
 void handoff_sent(struct exchange *exchange);
 
-/** handoff_acked() - the pod has acknowledged all: the exchange and its client are gone afterwards. */
+/** handoff_acked() - the pod has acknowledged all: the exchange and its client are gone afterwards, or as after handoff_failed(). */
 void handoff_acked(struct exchange *exchange);
+
+/** handoff_leave() - the kernel needs nobody any more, or the connection has ended already: the exchange and its client go. */
+void handoff_leave(struct exchange *exchange);
 
 /** handoff_failed() - the pod's connection broke, or is silent: takes the connections back, tries elsewhere. */
 void handoff_failed(struct exchange *exchange, int err);

@@ -134,6 +134,21 @@ def test_07_fin_after_the_hand_over(world):
     w.assert_handed_over(100)
 
 
+def test_07_pod_goes_without_a_word_as_the_client_half_closes(world):
+    """Its FIN comes to the agent, its last ACK to the client. Whichever the agent knows first, the client hears of the end."""
+    w = world()
+    w.script(lambda peer: peer.read_body())
+    w.start_agent("--retries", "0", "--eject-after", "0").ready(1)
+    for _ in range(300):
+        peer = dial(w.client)
+        peer.send(post())
+        peer.socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert not peer.read_head() or peer.status() == 502
+        peer.close()
+    w.agent.idle()
+
+
 def test_08_window_beyond_the_pods(world):
     """In mid-body A has promised more window than the pod has: what is beyond it is dropped."""
     body, pod_seen = stream_body(2_000_000), []
