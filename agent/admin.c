@@ -36,14 +36,28 @@ struct admin_call {
 	char arg[PATH_ARG_MAX];
 };
 
+/* libevent would send the content to HEAD, too, and the next answer on that connection would begin with it. */
+static void send_reply(struct admin_call *call, int status, const char *type, struct evbuffer *out)
+{
+	struct evkeyvalq *headers = evhttp_request_get_output_headers(call->request);
+	char length[24];
+
+	evhttp_add_header(headers, "Content-Type", type);
+	if (evhttp_request_get_command(call->request) == EVHTTP_REQ_HEAD) {
+		snprintf(length, sizeof(length), "%zu", evbuffer_get_length(out));
+		evhttp_add_header(headers, "Content-Length", length);
+		evbuffer_drain(out, evbuffer_get_length(out));
+	}
+	evhttp_send_reply(call->request, status, status == 200 ? "OK" : status_reason((unsigned)status), out);
+}
+
 static void reply_json(struct admin_call *call, int status, struct json_object *json)
 {
 	struct evbuffer *out = evbuffer_new();
 
 	if (out && json) {
 		evbuffer_add_printf(out, "%s\n", json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN));
-		evhttp_add_header(evhttp_request_get_output_headers(call->request), "Content-Type", "application/json");
-		evhttp_send_reply(call->request, status, status == 200 ? "OK" : status_reason((unsigned)status), out);
+		send_reply(call, status, "application/json", out);
 	} else {
 		evhttp_send_error(call->request, 500, NULL);
 	}
@@ -72,8 +86,7 @@ static void reply_text(struct admin_call *call, int status, const char *text)
 		return;
 	}
 	evbuffer_add_printf(out, "%s\n", text);
-	evhttp_add_header(evhttp_request_get_output_headers(call->request), "Content-Type", "text/plain");
-	evhttp_send_reply(call->request, status, status == 200 ? "OK" : status_reason((unsigned)status), out);
+	send_reply(call, status, "text/plain", out);
 	evbuffer_free(out);
 }
 
@@ -88,9 +101,7 @@ static void get_metrics(struct admin_call *call)
 		return;
 	}
 	metrics_print(call->agent->metrics, out);
-	evhttp_add_header(evhttp_request_get_output_headers(call->request), "Content-Type",
-		"text/plain; version=0.0.4; charset=utf-8");
-	evhttp_send_reply(call->request, 200, "OK", out);
+	send_reply(call, 200, "text/plain; version=0.0.4; charset=utf-8", out);
 	evbuffer_free(out);
 }
 

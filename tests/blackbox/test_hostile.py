@@ -115,6 +115,15 @@ def test_connections_to_the_admin_ports_are_bounded(run):
             c.close()
 
 
+@pytest.mark.parametrize("path", [b"healthz", b"metrics", b"v1/endpoints", b"nothing"])
+def test_the_admin_port_sends_no_content_to_head(run, path):
+    agent = run(Agent, [run(Pod, ok).endpoint])
+    with socket.create_connection(("127.0.0.1", agent.admin), 20) as c:
+        c.sendall(b"HEAD" + GET.replace(b"/", b"/" + path, 1)[3:] + CLOSE.replace(b"/", b"/healthz", 1))
+        head, _, next_answer = recv_all(c).partition(b"\r\n\r\n")
+    assert re.search(rb"\r\nContent-Length: [1-9]", head) and next_answer.startswith(b"HTTP/1.1 200 OK\r\n") and next_answer.endswith(b"\r\n\r\nok\n")
+
+
 def test_out_of_descriptors_the_admin_port_pauses(run):
     """It does not fill log and processor with tries."""
     agent = run(Agent, [run(Pod, ok).endpoint])
