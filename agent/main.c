@@ -3,6 +3,7 @@
  * llmd-agent: start, signals, drain, end. Where a request is decided: exchange_route() in reach.c, decide() in decide.c.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <sodium.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "agent/admin.h"
 #include "agent/agent.h"
@@ -324,6 +326,18 @@ static int init_parts(struct process *process)
 	return err;
 }
 
+/* One that was closed at the start would be given to a socket or pipe, and log lines would go there. */
+static void open_standard_files(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* A client and its pod need two descriptors: clients that were let in and cannot be served would only keep others out. */
 static void raise_limits(struct config *config)
 {
@@ -401,6 +415,7 @@ int main(int argc, char **argv)
 	int err;
 
 	mask_signals(SIG_BLOCK);
+	open_standard_files();
 	if (config_load(&agent->config, argc, argv))
 		return EXIT_USAGE;
 	if (agent->config.metrics_doc) {

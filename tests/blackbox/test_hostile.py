@@ -138,6 +138,16 @@ def test_out_of_descriptors_the_admin_port_pauses(run):
     assert os.path.getsize(agent.log) < 10000
 
 
+def test_without_standard_files(tmp_path):
+    """What was closed at the start is not given to a socket, into which log lines would go then."""
+    port, admin = free_port(), free_port()
+    args = (f"{BUILD}/llmd-agent", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--endpoint", "127.0.0.1:1", "--datapath", "relay")
+    agent = Process(str(tmp_path / "log"), "sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *args)
+    wait_for(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, "the agent")
+    files = [os.readlink(f"/proc/{agent.process.pid}/fd/{fd}") for fd in range(3)]
+    assert agent.end() == 0 and files == ["/dev/null"] * 3
+
+
 def test_no_more_clients_than_open_files_allow(tmp_path):
     """A client takes one, its pod another."""
     args = ("prlimit", "--nofile=200", f"{BUILD}/llmd-agent", "--listen", f"127.0.0.1:{free_port()}", "--admin", f"127.0.0.1:{free_port()}")
