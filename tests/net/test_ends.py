@@ -80,10 +80,8 @@ def test_pod_half_closes_and_client_goes_on(world):
     w.agent.idle()
 
 
-@pytest.mark.parametrize("how", ["close", "reset"])
-def test_client_goes_in_mid_stream(world, how):
-    """The pod sees it when it sends, and stops computing."""
-    gone, begun = threading.Event(), threading.Event()
+def streams_on(begun, gone):
+    """A pod's behaviour: chunks without end, until it cannot send."""
 
     def behave(peer):
         peer.read_body()
@@ -92,12 +90,19 @@ def test_client_goes_in_mid_stream(world, how):
             while True:
                 peer.chunk(b"x" * 100)
                 begun.set()
-                time.sleep(0.01)
+                time.sleep(0.02)
         except OSError:
             gone.set()
 
+    return behave
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_client_goes_in_mid_stream(world, how):
+    """The pod sees it when it sends, and stops computing."""
+    gone, begun = threading.Event(), threading.Event()
     w = world()
-    w.script(behave)
+    w.script(streams_on(begun, gone))
     w.start_agent().ready(1)
     peer = w.dial()
     peer.send(post(stream_body()))
@@ -252,20 +257,8 @@ def test_nothing_of_a_carried_stream_is_left_in_user_space(world):
 def test_forgotten_connection_does_not_outlive_its_pod(world):
     """A client that vanished: the pod's next bytes draw a RST from its host, and the pod is told."""
     gone, begun = threading.Event(), threading.Event()
-
-    def behave(peer):
-        peer.read_body()
-        peer.answer_chunked()
-        try:
-            while True:
-                peer.chunk(b"x" * 100)
-                begun.set()
-                time.sleep(0.05)
-        except OSError:
-            gone.set()
-
     w = world()
-    w.script(behave)
+    w.script(streams_on(begun, gone))
     w.start_agent().ready(1)
     peer = dial(w.client)
     peer.send(post(stream_body()))

@@ -44,14 +44,6 @@ static inline int netns_leave(void **state)
 	return err;
 }
 
-#define NETNS_OR_SKIP(state) \
-	do { \
-		if (!*(state)) { \
-			print_message("needs root\n"); \
-			skip(); \
-		} \
-	} while (0)
-
 #define netns_test(f) cmocka_unit_test_setup_teardown(f, netns_enter, netns_leave)
 
 /* run() - a shell command in the present namespace, which must succeed. */

@@ -15,4 +15,13 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
+/* For tests whose setup leaves *state NULL without the rights that it needs. */
+#define ROOT_OR_SKIP(state) \
+	do { \
+		if (!*(state)) { \
+			print_message("needs root\n"); \
+			skip(); \
+		} \
+	} while (0)
+
 #endif

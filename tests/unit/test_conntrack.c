@@ -22,7 +22,7 @@ static void in(int ns)
 
 static void begin(void **state)
 {
-	NETNS_OR_SKIP(state);
+	ROOT_OR_SKIP(state);
 	node_ns = netns_open();
 	assert_int_equal(unshare(CLONE_NEWNET), 0);
 	client_ns = netns_open();

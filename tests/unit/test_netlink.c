@@ -72,7 +72,7 @@ static void begin(void **state)
 {
 	unsigned n_running = 0;
 
-	NETNS_OR_SKIP(state);
+	ROOT_OR_SKIP(state);
 	run("echo 1 >/proc/sys/net/ipv6/conf/default/addr_gen_mode &&"
 	    "ip link set dev lo up && ip link add name a type veth peer name b && ip link set dev a up && ip link set dev b up &&"
 	    "ip address add 10.1.0.1/24 dev a && ip address add fd00:1::1/64 dev a nodad");

@@ -33,14 +33,6 @@ static int no_cgroups(void **state)
 	return 0;
 }
 
-#define ROOT_OR_SKIP(state) \
-	do { \
-		if (!*(state)) { \
-			print_message("needs root\n"); \
-			skip(); \
-		} \
-	} while (0)
-
 static void mount_at(const char *type, const char *point, const char *options)
 {
 	mkdir(point, 0755);

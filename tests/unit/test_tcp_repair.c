@@ -30,7 +30,7 @@ static void its_address_can_be_listened_on(void **state)
 	int listener, client, served;
 	struct tcp_numbers numbers;
 
-	NETNS_OR_SKIP(state);
+	ROOT_OR_SKIP(state);
 	run("ip link set dev lo up");
 	listener = listen_on_served();
 	client = socket(AF_INET, SOCK_STREAM, 0);
