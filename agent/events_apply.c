@@ -70,13 +70,6 @@ static bool is_mine(const struct events *events, const struct cache_event *event
 	return cache_event_has(event, CACHE_EVENT_FIELD_AGENT) && event->agent == events->id;
 }
 
-static uint64_t age_ms(const struct events *events, const struct stream_id *id)
-{
-	int64_t now = (int64_t)agent_now_ms() + events->reader.clock_ms;
-
-	return now > (int64_t)id->ms ? (uint64_t)now - id->ms : 0;
-}
-
 static bool adopt(struct events *events, uint64_t hash, const struct address *pod, uint64_t age, bool is_own)
 {
 	uint64_t now_ms = agent_now_ms();
@@ -113,7 +106,7 @@ static bool is_news(struct events *events, const struct cache_event *event)
 
 static bool apply_bind(struct events *events, const struct cache_event *event, const struct stream_id *id)
 {
-	uint64_t age = age_ms(events, id);
+	uint64_t age = events_age_ms(events, id);
 
 	if (!same_secret(events, event))
 		return false;
@@ -230,7 +223,7 @@ static struct events_load_part *parts_of(struct events *events, const struct cac
 static bool apply_load(struct events *events, const struct cache_event *event, const struct stream_id *id)
 {
 	uint64_t every = event->every_ms < EVENTS_LOAD_EVERY_MAX_MS ? event->every_ms : EVENTS_LOAD_EVERY_MAX_MS;
-	uint64_t age = age_ms(events, id);
+	uint64_t age = events_age_ms(events, id);
 	struct events_load_part *parts;
 	uint32_t n;
 

@@ -40,7 +40,7 @@ struct events_told {
  * struct events_reader - @last: entry that was read last. @check: that must still be in the stream after a read, or
  * something was missed. @live_from: entries up to it are in the snapshot, too. @passed_seq: own words up to it may lie before
  * what is read. @went_back: Redis has lost what it had taken. @n_read: entries of the present answer. @is_current: the answer
- * before it was the whole rest of the stream. @clock_ms: what Redis' clock is ahead of ours.
+ * before it was the whole rest of the stream. @clock_ms: what Redis' clock is ahead of ours, modulo 2^64.
  */
 struct events_reader {
 	struct redis_conn *conn;
@@ -50,7 +50,7 @@ struct events_reader {
 	enum events_resync why;
 	struct stream_id last, check, live_from;
 	uint32_t passed_seq;
-	int64_t clock_ms;
+	uint64_t clock_ms;
 	uint64_t time_part;
 	uint32_t endpoint_changes;
 	char reported[64]; /* the reason last logged */
@@ -99,6 +99,14 @@ struct events {
 static inline uint64_t events_key(const struct events *events)
 {
 	return cache_event_fingerprint(events->agent->session_secret);
+}
+
+/** events_age_ms() - of an entry; 0 for one of the future, as far as that may lie: who adds an entry may choose its id. */
+static inline uint64_t events_age_ms(const struct events *events, const struct stream_id *id)
+{
+	uint64_t now_ms = agent_now_ms() + events->reader.clock_ms;
+
+	return now_ms > id->ms ? now_ms - id->ms : 0;
 }
 
 /** events_refresh_s() - how often what holds on is told again, so that it does not expire elsewhere. */

@@ -84,18 +84,11 @@ void events_entry_item(struct events *events, struct events_entry *entry, const 
 
 /* ---- the stream ---- */
 
-static void note_lag(struct events *events, const struct stream_id *id)
-{
-	int64_t lag_ms = (int64_t)agent_now_ms() + events->reader.clock_ms - (int64_t)id->ms;
-
-	events->stats.lag_s = lag_ms > 0 ? (double)lag_ms / 1000 : 0;
-}
-
 static void on_entry(struct events *events, struct events_entry *entry)
 {
 	events->reader.last = entry->id;
 	events->reader.n_read++;
-	note_lag(events, &entry->id);
+	events->stats.lag_s = (double)events_age_ms(events, &entry->id) / 1000;
 	events_pass(events, &entry->id);
 	if (entry->event.fault == CACHE_EVENT_OK)
 		events_apply(events, &entry->event, &entry->id);
@@ -267,7 +260,7 @@ static void on_time_item(void *ctx, const struct redis_item *item)
 	if (item->index[0] == 0)
 		events->reader.time_part = strtoull(text, NULL, 10) * 1000;
 	else
-		events->reader.clock_ms = (int64_t)(events->reader.time_part + strtoull(text, NULL, 10) / 1000) - (int64_t)agent_now_ms();
+		events->reader.clock_ms = events->reader.time_part + strtoull(text, NULL, 10) / 1000 - agent_now_ms();
 }
 
 static void on_ready(void *ctx)

@@ -240,7 +240,7 @@ static void ask_blocks(struct events *events)
 	const char *const argument[] = { "XRANGE", key, from, "+", "COUNT", POD_ENTRIES };
 	struct stream_id next = snapshot->after;
 
-	next.n++; /* a number that is already the largest does not occur: Redis would have gone on to the next millisecond */
+	next.ms += !++next.n; /* the largest number does occur: who adds an entry may choose its id */
 	snapshot->read = 0;
 	snapshot->entry = (struct events_entry){ .base = 0 };
 	key_text(&snapshot->key[snapshot->next], key, sizeof(key));

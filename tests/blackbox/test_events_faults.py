@@ -146,6 +146,22 @@ def test_garbage_in_the_stream(cluster, under_load):
     c.agree(work.stop())
 
 
+def test_ids_that_others_have_chosen(cluster):
+    """As late as ids can be: what stands there is of now, and does not keep an agent reading the same page for ever."""
+    c = cluster(1, 2)
+    pod = f"llmd:pod:{c.pods[0]}"
+    c.redis.connection.many(("XADD", pod, f"7-{n}", "v", 1, "t", "stored", "pod", c.pods[0], "block", 512, "h", b"%08d" % (n % 10**8))
+                            for n in [*range(1, 128), 2**64 - 1])
+    late = c.agent()
+    wait_for(lambda: is_live(late) and blocks(late)[c.pods[0]] == 128, "the late agent to have read a page that ends there")
+    c.agents.append(late)
+    for ms in (2**63 - 1, 2**63, 2**64 - 2):
+        c.redis("XADD", "llmd:events", f"{ms}-0", "v", 1, "t", "bind", "s", f"{ms:016x}", "pod", c.pods[1])
+    for agent in c.agents:
+        wait_for(lambda: agent.metric('llmd_events_applied_total{kind="bind"}') == 3, "all three to be taken")
+        assert agent.metric("llmd_events_lag_seconds") == 0
+
+
 def test_what_cannot_be_told_is_bounded(cluster, under_load):
     """More than the queue holds while Redis takes nothing: the oldest go, are counted, and all is told again afterwards."""
     c = cluster(2, 4, options=("--prefix-block", "16", "--endpoint-blocks", "20000"))
