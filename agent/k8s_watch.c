@@ -8,7 +8,7 @@
  *		the watch begins. A snapshot that has become too old (410) means to begin again.
  *	WATCH	events from that version on. Each event, bookmarks among them, moves the version ahead. The server ends a watch
  *		after timeoutSeconds; it is then taken up at the version reached. "Too old" (410, as status or as an ERROR event)
- *		leads back to LIST.
+ *		leads back to LIST, and so does 400: the version makes no sense there.
  *
  * After a failure (refused, cut, garbage, 401 ...) the same is tried again from the version reached, after a pause that
  * doubles and of which a random half is waited. A watch that was good for something resets the pause.
@@ -32,7 +32,7 @@
 
 enum { LIST_LIMIT = 250, LIST_MS = 60000, WATCH_S = 240, WATCH_SPREAD_S = 60, WATCH_GRACE_MS = 15000, GOOD_MS = 500 };
 enum { PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 30000, VERSION_MAX = 128, CONTINUE_MAX = 4096, TOKEN_MAX = 16384, QUERY_MAX = 2048 };
-enum { STATUS_OK = 200, STATUS_GONE = 410 };
+enum { STATUS_OK = 200, STATUS_BAD_REQUEST = 400, STATUS_GONE = 410 };
 
 /* @is_gone: the server has said so within the stream. @problem: why the stream was ended from here. */
 struct k8s_watch {
@@ -86,19 +86,19 @@ static void read_token(const struct k8s_watch *watch, char token[TOKEN_MAX])
 
 static void request_url(const struct k8s_watch *watch, unsigned watch_s, char *out, size_t size)
 {
-	char more[3 * CONTINUE_MAX];
+	char escaped[3 * CONTINUE_MAX];
 	int n = snprintf(out, size, "%s%s?", watch->api->url, watch->path);
 
 	if (*watch->selector)
 		n += snprintf(out + n, size - (size_t)n, "labelSelector=%s&", watch->selector);
 	if (watch->watching) {
-		snprintf(out + n, size - (size_t)n, "watch=1&allowWatchBookmarks=true&timeoutSeconds=%u&resourceVersion=%s", watch_s,
-			watch->version);
+		escape(escaped, sizeof(escaped), watch->version);
+		snprintf(out + n, size - (size_t)n, "watch=1&allowWatchBookmarks=true&timeoutSeconds=%u&resourceVersion=%s", watch_s, escaped);
 		return;
 	}
 	n += snprintf(out + n, size - (size_t)n, "limit=%d", LIST_LIMIT);
-	if (*watch->more && !escape(more, sizeof(more), watch->more))
-		snprintf(out + n, size - (size_t)n, "&continue=%s", more);
+	if (*watch->more && !escape(escaped, sizeof(escaped), watch->more))
+		snprintf(out + n, size - (size_t)n, "&continue=%s", escaped);
 }
 
 static const char *accept_of(const struct k8s_watch *watch)
@@ -202,12 +202,15 @@ static void on_next(evutil_socket_t fd, short what, void *arg)
 
 /* ---- answers ---- */
 
-static void keep_text(char *out, size_t size, struct json_object *json)
+/* An empty one, as of an object that has none, changes nothing. Return: whether it fits. */
+static bool keep_text(char *out, size_t size, struct json_object *json)
 {
 	const char *text = k8s_text(json);
+	size_t len = strlen(text);
 
-	if (strlen(text) < size)
-		strcpy(out, text);
+	if (len && len < size)
+		memcpy(out, text, len + 1);
+	return len < size;
 }
 
 static bool is_gone(struct json_object *status)
@@ -250,7 +253,7 @@ static int take_object(void *ctx, struct json_object *json)
 
 static void list_again(struct k8s_watch *watch)
 {
-	log_info("kubernetes lists anew", "path=%s why=\"the version is too old\"", watch->path);
+	log_info("kubernetes lists anew", "path=%s why=\"the version is too old, or not known\"", watch->path);
 	watch->watching = false;
 	*watch->more = '\0';
 	pause_more(watch);
@@ -261,11 +264,10 @@ static bool take_page(struct k8s_watch *watch)
 {
 	struct json_object *around = k8s_stream_end(watch->stream);
 	struct json_object *version = k8s_get(around, "metadata", "resourceVersion", NULL);
-	bool is_whole = *k8s_text(version);
+	bool is_whole = *k8s_text(version) && keep_text(watch->version, sizeof(watch->version), version);
 
 	*watch->more = '\0';
-	keep_text(watch->version, sizeof(watch->version), version);
-	keep_text(watch->more, sizeof(watch->more), k8s_get(around, "metadata", "continue", NULL));
+	is_whole = is_whole && keep_text(watch->more, sizeof(watch->more), k8s_get(around, "metadata", "continue", NULL));
 	json_object_put(around);
 	return is_whole;
 }
@@ -295,7 +297,7 @@ static void watch_done(struct k8s_watch *watch, long status, const char *why)
 
 	if (status == STATUS_OK && was_good)
 		watch->pause_ms = 0;
-	if (status == STATUS_GONE || watch->is_gone)
+	if (status == STATUS_GONE || status == STATUS_BAD_REQUEST || watch->is_gone)
 		list_again(watch);
 	else if (status != STATUS_OK || watch->problem || *why)
 		attempt_failed(watch, status, why);

@@ -181,6 +181,9 @@ class Api:
         self.answer(handler, 200, {"kind": "List", "apiVersion": "v1", "metadata": meta, "items": [o for o in objects if self.chosen(o, query)]})
 
     def watch(self, handler, kind, query):
+        if not query.get("resourceVersion", "").isdigit():
+            self.answer(handler, 400, status_of(400, "BadRequest"))
+            return
         collection, seen = self.collections[kind], int(query["resourceVersion"])
         with self.lock:
             epoch, too_old = self.epoch, seen < collection.oldest

@@ -185,6 +185,25 @@ def test_a_version_that_is_too_old_means_to_list_anew(run, api):
     assert table(agent)["10.1.0.1:8000"]["generation"] == generation
 
 
+def test_versions_that_are_none(run, api):
+    """An object without one leaves the version as it was; one that the server does not know means to list anew."""
+    api.put(SLICES, slice_of("a", [endpoint_of("10.1.0.1")]))
+    agent = follow(run, api)
+    becomes(agent, ["10.1.0.1"])
+    for i, metadata in enumerate([{}, {"resourceVersion": "9" * 200}, {"resourceVersion": "no & version #"}]):
+        wait_for(lambda: api.watches >= 2 * (i + 1), "both watches")
+        failures = agent.metric("llmd_discovery_failures_total")
+        with api.lock:
+            api.garbage = b"".join(json.dumps({"type": t, "object": {"metadata": metadata}}).encode() for t in ("BOOKMARK", "NEWS"))
+            api.lock.notify_all()
+        wait_for(lambda: agent.metric("llmd_discovery_failures_total") >= failures + 2, "the end of both")
+        api.garbage = None
+        api.put(SLICES, slice_of("b", [endpoint_of(f"10.1.0.{2 + i}")]))
+        becomes(agent, ["10.1.0.1", f"10.1.0.{2 + i}"])
+    odd = {q.get("resourceVersion", "") for _, q, _ in api.requests if "watch" in q and not q.get("resourceVersion", "").isdigit()}
+    assert odd == {"no & version #"}
+
+
 def test_bookmarks_move_the_version(run, api):
     api.put(SLICES, slice_of("a", [endpoint_of("10.1.0.1")]))
     agent = follow(run, api)
