@@ -243,16 +243,31 @@ uint64_t endpoint_name_bit(const struct endpoint_table *table, uint64_t hash)
 	return 0;
 }
 
-uint64_t endpoint_learn_name(struct endpoint_table *table, uint64_t hash)
+/* Where the name is or may be: one that no endpoint has any more makes room. */
+static unsigned name_place(const struct endpoint_table *table, uint64_t hash, uint64_t taken)
 {
 	unsigned i = 0;
 
 	while (i < ENDPOINT_NAMES_MAX && table->name_hash[i] && table->name_hash[i] != hash)
 		i++;
-	if (!hash || i == ENDPOINT_NAMES_MAX)
-		return 0; /* requests for it go to any endpoint, as if nobody had told */
-	table->name_hash[i] = hash;
-	return 1ull << i;
+	for (unsigned k = 0; k < ENDPOINT_NAMES_MAX && i == ENDPOINT_NAMES_MAX; k++)
+		i = taken >> k & 1 ? i : k;
+	return i;
+}
+
+uint64_t endpoint_learn_names(struct endpoint_table *table, const uint64_t *hashes, unsigned n)
+{
+	uint64_t bits = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		unsigned place = hashes[i] ? name_place(table, hashes[i], table->served | table->loaded | bits) : ENDPOINT_NAMES_MAX;
+
+		if (place == ENDPOINT_NAMES_MAX)
+			continue; /* requests for it go to any endpoint, as if nobody had told */
+		table->name_hash[place] = hashes[i];
+		bits |= 1ull << place;
+	}
+	return bits;
 }
 
 void endpoint_set_serves(struct endpoint_table *table, uint32_t index, uint64_t serves)

@@ -120,8 +120,8 @@ uint64_t endpoint_model_hash(const char *model);
 /** endpoint_name_bit() - of the name with that endpoint_model_hash() in @serves and @loaded; 0 for names nobody knows. */
 uint64_t endpoint_name_bit(const struct endpoint_table *table, uint64_t hash);
 
-/** endpoint_learn_name() - the same; a new name gets a bit while some are left. */
-uint64_t endpoint_learn_name(struct endpoint_table *table, uint64_t hash);
+/** endpoint_learn_names() - of all of these; a new name gets a bit as long as endpoints have less than ENDPOINT_NAMES_MAX names. */
+uint64_t endpoint_learn_names(struct endpoint_table *table, const uint64_t *hashes, unsigned n);
 
 /** endpoint_set_serves() - what it serves, as the engine says. */
 void endpoint_set_serves(struct endpoint_table *table, uint32_t index, uint64_t serves);

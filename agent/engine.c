@@ -134,11 +134,7 @@ static void learn_hits(struct engines *engines, uint32_t index, const struct eng
 
 static void take_adapters(struct endpoint_table *table, uint32_t index, const struct engine_sample *sample)
 {
-	uint64_t loaded = 0;
-
-	for (unsigned i = 0; i < sample->n_adapters; i++)
-		loaded |= endpoint_learn_name(table, sample->adapter[i]);
-	endpoint_set_loaded(table, index, loaded);
+	endpoint_set_loaded(table, index, endpoint_learn_names(table, sample->adapter, sample->n_adapters));
 }
 
 void engine_sampled(struct engines *engines, uint32_t index, const struct engine_sample *sample, uint64_t now_ms)
@@ -169,10 +165,8 @@ void engine_not_sampled(struct engines *engines, uint32_t index)
 void engine_serves(struct engines *engines, uint32_t index, const uint64_t *models, unsigned n)
 {
 	struct endpoint_table *table = engines->agent->endpoints;
-	uint64_t serves = 0;
+	uint64_t serves = endpoint_learn_names(table, models, n);
 
-	for (unsigned i = 0; i < n; i++)
-		serves |= endpoint_learn_name(table, models[i]);
 	if (serves != table->at[index].serves)
 		endpoint_set_serves(table, index, serves);
 }

@@ -160,7 +160,8 @@ static void degraded_pods_get_no_newcomers(void **state)
 
 static void models_and_adapters_that_engines_tell(void **state)
 {
-	uint64_t m = endpoint_learn_name(pods, endpoint_model_hash("m")), other = endpoint_learn_name(pods, endpoint_model_hash("x"));
+	const uint64_t names[] = { endpoint_model_hash("m"), endpoint_model_hash("x") };
+	uint64_t m = endpoint_learn_names(pods, names, 1), other = endpoint_learn_names(pods, names + 1, 1);
 	uint64_t blocks[PROMPT];
 
 	(void)state;
@@ -178,6 +179,30 @@ static void models_and_adapters_that_engines_tell(void **state)
 		blocks_of(i, 10, 0, blocks);
 		assert_in_set(ask_and_end(i, blocks).endpoint, ((const LargestIntegralType[]){ 1, 3 }), 2); /* 0 does not serve it */
 	}
+}
+
+/* Adapters come and go as long as the agent lives: only those that some pod has now take a bit. */
+static void names_that_no_pod_has_make_room(void **state)
+{
+	const uint64_t mine = endpoint_model_hash("m");
+	uint64_t m = endpoint_learn_names(pods, &mine, 1), names[ENDPOINT_NAMES_MAX];
+	unsigned missing = 0;
+
+	(void)state;
+	endpoint_set_serves(pods, 0, m);
+	for (uint64_t round = 0; round < 3; round++) {
+		for (uint64_t i = 0; i < ENDPOINT_NAMES_MAX; i++)
+			names[i] = 2 * (round * ENDPOINT_NAMES_MAX + i) + 1;
+		endpoint_set_loaded(pods, 1, endpoint_learn_names(pods, names, ENDPOINT_NAMES_MAX));
+		endpoint_set_loaded(pods, 1, endpoint_learn_names(pods, names, ENDPOINT_NAMES_MAX)); /* now those before are gone */
+		assert_true(endpoint_name_bit(pods, mine) == m);
+		assert_true(pods->loaded == ~m);
+	}
+	for (unsigned i = 0; i < ENDPOINT_NAMES_MAX; i++)
+		missing += !endpoint_name_bit(pods, names[i]);
+	assert_int_equal(missing, 1);
+	endpoint_remove(pods, 1);
+	assert_true(endpoint_learn_names(pods, names, ENDPOINT_NAMES_MAX) == ~m);
 }
 
 static void what_waits_at_the_engine_counts(void **state)
@@ -371,6 +396,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(honours_exclusion_model_and_role, setup, teardown),
 		cmocka_unit_test_setup_teardown(degraded_pods_get_no_newcomers, setup, teardown),
 		cmocka_unit_test_setup_teardown(models_and_adapters_that_engines_tell, setup, teardown),
+		cmocka_unit_test_setup_teardown(names_that_no_pod_has_make_room, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_waits_at_the_engine_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(full_pods_get_nothing_more, setup, teardown),
 		cmocka_unit_test_setup_teardown(pods_get_load_by_their_pace, setup, teardown),
