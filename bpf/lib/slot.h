@@ -20,7 +20,8 @@
 
 #include "packet.h"
 
-enum { SLOT_GROW_TRIES = 4 };
+/* SLOT_WINDOW: more than is under way at a time on any connection here. SLOT_UNSENT: the same of what the agent may still have. */
+enum { SLOT_GROW_TRIES = 4, SLOT_WINDOW = 1 << 24, SLOT_UNSENT = 1 << 30 };
 
 /* Two CPUs at most compete for a number: one direction's packets come in order on one CPU but for reordering. */
 static __always_inline void slot_grow(__u32 *number, __u32 value)
@@ -88,6 +89,18 @@ static __always_inline void slot_note_life(struct slot *slot)
 		slot_raise(slot, SLOT_DOUBTED);
 }
 
+/*
+ * Whether a packet may be its sender's, as far as both of its numbers tell (RFC 5961, 5): else it is sent on, for the receiver
+ * to refuse, and changes nothing here. Noted, a number that somebody made up would be the expected one of his RST.
+ * @next, @peer_next: the end of what the sender and the other side have sent. @behind: how far @ack may be behind; the one
+ * more before is the FIN of an agent that has died.
+ */
+static __always_inline bool slot_is_plausible(const struct packet *packet, __u32 end, __u32 next, __u32 ack, __u32 peer_next, __u32 behind)
+{
+	return packet->flags & TCP_ACK && !seq_after(end, next + SLOT_WINDOW) && !seq_after(ack, peer_next + 1) &&
+	       !seq_after(peer_next, ack + behind);
+}
+
 static __always_inline void slot_note_client_ack(struct slot *slot, __u32 ack)
 {
 	if (slot->flags & SLOT_POD_FIN && seq_at_or_after(ack, slot->pod_fin))
@@ -123,18 +136,20 @@ static __always_inline enum reason slot_client_reset(struct slot *slot, __u32 se
  */
 SUBPROGRAM enum reason slot_from_client(struct slot *slot, const struct packet *packet, const struct flow *flow)
 {
-	__u32 end;
+	__u32 end, ack;
 
 	if (!slot || !packet || !flow)
 		return REASON_MALFORMED;
 	end = packet_end(packet) + flow->seq_add;
+	ack = packet->ack - flow->ack_sub;
 	if (packet->flags & TCP_SYN)
 		return slot_client_syn(slot, packet);
-	if (packet->flags & TCP_ACK)
-		slot_note_client_ack(slot, packet->ack - flow->ack_sub);
 	if (packet->flags & TCP_RST)
 		return slot_client_reset(slot, packet->seq + flow->seq_add);
 	slot_note_life(slot);
+	if (!slot_is_plausible(packet, end, slot->client_next, ack, slot->pod_next, SLOT_WINDOW))
+		return REASON_NONE;
+	slot_note_client_ack(slot, ack);
 	if (packet->len)
 		slot_note_request(slot, packet);
 	slot_grow(&slot->client_next, end);
@@ -217,8 +232,9 @@ SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *pac
 	if (packet->flags & TCP_RST)
 		return slot_pod_reset(slot, packet);
 	slot_note_life(slot);
-	if (packet->flags & TCP_ACK)
-		slot_note_pod_ack(slot, packet->ack);
+	if (!slot_is_plausible(packet, packet_end(packet), slot->pod_next, packet->ack, slot->client_next, acked ? SLOT_WINDOW : SLOT_UNSENT))
+		return REASON_NONE;
+	slot_note_pod_ack(slot, packet->ack);
 	slot_grow(&slot->pod_next, packet_end(packet));
 	if (packet->flags & TCP_FIN) {
 		slot->pod_fin = packet_end(packet);

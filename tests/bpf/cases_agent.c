@@ -39,7 +39,7 @@ static const struct fixture cases[] = {
 		.slot = { .agent_end = 0x10, .pod_ack = 0xfffffff0, .client_next = 0x10 },
 	  .step = { TO_AGENT(P4(ANSWER_POD, 0xfffffff8, ACK), REASON_ACK_TO_AGENT, .after = { .pod_ack = 0xfffffff8 }),
 		  POD_ACKS(0x10u, .after = { .flags = SLOT_ACKED, .pod_ack = 0x10 }, .events = EVENT(EVENT_ACKED)) } },
-	{ .name = "an ACK past the end, of what the client has sent since", .conn = &fresh4,
+	{ .name = "an ACK past the end, of what the client has sent since", .conn = &fresh4, .slot = { .client_next = REQUEST_END_POD + 7 },
 	  .step = { POD_ACKS(REQUEST_END_POD + 7, .after = { .flags = SLOT_ACKED, .pod_ack = REQUEST_END_POD + 7 },
 		.events = EVENT(EVENT_ACKED)) } },
 	{ .name = "after the last ACK an old one is the client's, too", .conn = &conn4, .step = { POD_ACKS(HALF) } },

@@ -10,6 +10,8 @@ enum { CLOSED = SLOT_ACKED | SLOT_CLIENT_FIN | SLOT_POD_FIN, OVER = CLOSED | SLO
 #define UP(in_, out_, ...)   { .in = in_, .out = out_, .verdict = SEND, .why = { REASON_FORWARDED_UP }, __VA_ARGS__ }
 #define DOWN(in_, out_, ...) { .in = in_, .out = out_, .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, __VA_ARGS__ }
 
+enum { FAR_OFF = 1 << 25 };
+
 /* ACK, FIN and RST of both sides at distance @n of what is expected next. */
 #define CLIENT_SAYS(flags, n, acked, ...) \
 	UP(C4(REQUEST_END + (n), ANSWER + (acked), flags), CP4(REQUEST_END_POD + (n), ANSWER_POD + (acked), flags), __VA_ARGS__)
@@ -127,6 +129,17 @@ static const struct fixture cases[] = {
 	  .step = { DOWN(P6(ANSWER_POD, REQUEST_END_POD, RST_ACK), PC6(ANSWER, REQUEST_END, RST_ACK),
 		.after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_POD_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)),
 		  UP(C6(REQUEST_END, 0, RST), CP6(REQUEST_END_POD, 0, RST)) } },
+
+	/* Of whoever knows the addresses and ports, but no number. */
+	{ .name = "a client's number that somebody made up is no end of a connection", .conn = &conn4,
+	  .step = { CLIENT_SAYS(FIN_ACK, FAR_OFF, 0), CLIENT_RESETS(FAR_OFF + 1), CLIENT_RESETS(FAR_OFF),
+		  CLIENT_SAYS(FIN_ACK, 0, FAR_OFF), CLIENT_SAYS(FIN_ACK, 0, 2), CLIENT_SAYS(FIN_ACK, 0, -FAR_OFF) } },
+	{ .name = "nor is a pod's", .conn = &conn4,
+	  .step = { POD_SAYS(FIN_ACK, FAR_OFF, 0), POD_RESETS(FAR_OFF + 1), POD_RESETS(FAR_OFF),
+		  POD_SAYS(FIN_ACK, 0, FAR_OFF), POD_SAYS(FIN_ACK, 0, 2), POD_SAYS(FIN_ACK, 0, -FAR_OFF) } },
+	{ .name = "nor does one acknowledge a FIN", .conn = &conn4, .slot = { .flags = CLOSED, .client_fin = REQUEST_END_POD + 1,
+		.client_next = REQUEST_END_POD + 1, .pod_fin = ANSWER_POD + 1, .pod_next = ANSWER_POD + 1 },
+	  .step = { CLIENT_SAYS(ACK, 1, FAR_OFF), POD_SAYS(ACK, 1, FAR_OFF) } },
 
 	{ .name = "a pod that goes on behind an RST makes it doubtful, until the next valid one", .conn = &conn4,
 	  .step = { CLIENT_RESETS(0, .after = { .flags = SLOT_ACKED | SLOT_RESET | SLOT_ENDED }, .events = EVENT(EVENT_END)),

@@ -51,6 +51,12 @@ static uint64_t end_of(const struct said *said)
 	return said->seq + said->len + !!(said->flags & TCP_SYN) + !!(said->flags & TCP_FIN);
 }
 
+/* @behind: how far what it acknowledges may lie back. */
+static bool model_is_plausible(const struct said *said, uint64_t next, uint64_t peer_next, uint64_t behind)
+{
+	return said->flags & TCP_ACK && end_of(said) <= next + SLOT_WINDOW && said->ack <= peer_next + 1 && peer_next <= said->ack + behind;
+}
+
 static bool model_is_acked(const struct model *model)
 {
 	return model->flags & SLOT_ACKED || model->pod_ack >= model->agent_end;
@@ -79,14 +85,16 @@ static enum reason model_client(struct model *model, const struct said *said)
 
 	if (said->flags & TCP_SYN)
 		return said->seq == model->client_isn ? REASON_SYN_REPEATED : closed ? REASON_SYN_REUSED : REASON_SYN_LIVE;
-	if (said->flags & TCP_ACK && model->flags & SLOT_POD_FIN && said->ack >= model->pod_fin)
-		model->flags |= SLOT_POD_FIN_ACKED;
 	if (said->flags & TCP_RST) {
 		model_reset(model, said->seq == model->pod_ack || said->seq == model->client_next ||
 			(model->flags & SLOT_CLIENT_FIN && said->seq == model->client_fin - 1), SLOT_RESET);
 		return REASON_NONE;
 	}
 	model_life(model);
+	if (!model_is_plausible(said, model->client_next, model->pod_next, SLOT_WINDOW))
+		return REASON_NONE;
+	if (model->flags & SLOT_POD_FIN && said->ack >= model->pod_fin)
+		model->flags |= SLOT_POD_FIN_ACKED;
 	if (said->len && said->seq >= model->request_end && model->flags & SLOT_ANSWERING) {
 		model->flags &= ~(uint32_t)SLOT_ANSWERING;
 		model->requests++;
@@ -125,11 +133,11 @@ static enum reason model_pod(struct model *model, const struct said *said)
 	if (is_over)
 		return why;
 	model_life(model);
-	if (said->flags & TCP_ACK) {
-		model->pod_ack = max(model->pod_ack, said->ack);
-		if (model->flags & SLOT_CLIENT_FIN && said->ack >= model->client_fin)
-			model->flags |= SLOT_CLIENT_FIN_ACKED;
-	}
+	if (!model_is_plausible(said, model->pod_next, model->client_next, was_acked ? SLOT_WINDOW : SLOT_UNSENT))
+		return REASON_NONE;
+	model->pod_ack = max(model->pod_ack, said->ack);
+	if (model->flags & SLOT_CLIENT_FIN && said->ack >= model->client_fin)
+		model->flags |= SLOT_CLIENT_FIN_ACKED;
 	model->pod_next = max(model->pod_next, end_of(said));
 	if (said->flags & TCP_FIN) {
 		model->pod_fin = end_of(said);
@@ -144,7 +152,7 @@ static enum reason model_pod(struct model *model, const struct said *said)
 static void begin(struct life *life)
 {
 	/* Not 0: packets from before the hand-off exist. */
-	const uint64_t now = 100000;
+	const uint64_t now = 4 * (uint64_t)SLOT_WINDOW;
 	struct model *model = &life->model;
 
 	memset(life, 0, sizeof(*life));
@@ -152,7 +160,7 @@ static void begin(struct life *life)
 	life->pod_base = random_below(2) ? random_below(UINT32_MAX) : (uint32_t)-(now + random_below(FAR));
 	*model = (struct model){ .pod_ack = now - random_below(3) * 100, .pod_next = now, .pod_start = now,
 		.client_next = now, .agent_end = now,
-		.request_end = now, .client_isn = 90000 };
+		.request_end = now, .client_isn = (uint32_t)now - 10000 };
 	if (model->pod_ack == now && random_below(2))
 		model->flags = SLOT_ACKED;
 	life->up = (struct flow){ .seq_add = random_below(UINT32_MAX), .ack_sub = random_below(UINT32_MAX) };
@@ -163,9 +171,11 @@ static void begin(struct life *life)
 		.client_isn = model->client_isn + life->client_base - life->up.seq_add };
 }
 
-/* Near what is expected next, mostly. */
+/* Near what is expected next, mostly; or near what is too far off to be believed. */
 static uint64_t near(uint64_t expected)
 {
+	if (!random_below(16))
+		expected += random_below(2) ? SLOT_WINDOW : -(uint64_t)SLOT_WINDOW;
 	return random_below(3) ? expected : expected - FAR + random_below(2 * FAR);
 }
 
