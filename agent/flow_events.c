@@ -38,7 +38,7 @@ static void suspect_pod(struct flow_table *table, uint32_t index)
 	const struct slot *slot = &table->slots[index];
 
 	if (slot->flags & SLOT_AFFINITY && !(slot->flags & SLOT_HEAD))
-		prober_suspect(table->agent->prober, slot->endpoint);
+		prober_suspect(table->agent->prober, flow_endpoint(slot));
 }
 
 void flow_linger(struct flow_table *table, uint32_t index)

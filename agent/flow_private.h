@@ -50,6 +50,12 @@ static inline bool flow_is_straight(const struct flow_table *table, uint32_t ind
 	return index >= table->n - table->n_affinity;
 }
 
+/* Maps are input while the agent runs, too: whatever somebody writes there, what is used as an index is one. */
+static inline uint32_t flow_endpoint(const struct slot *slot)
+{
+	return slot->endpoint % LLMD_ENDPOINT_MAX;
+}
+
 /**
  * flow_is_unacked() - its request is on its way from the socket that an agent has left, which repeats what gets lost. Only when
  * the pod has acknowledged it nobody is needed any more.

@@ -24,7 +24,7 @@
 #include "agent/upstream.h"
 #include "lib/log.h"
 
-enum { STATUS_UNKNOWN = 499 };
+enum { STATUS_UNKNOWN = 499, ID_WIDTH = sizeof(((struct slot *)NULL)->request_id) };
 
 struct slot *flow_slot(struct flow_table *table, uint32_t index)
 {
@@ -182,7 +182,7 @@ void flow_disown(struct flow_table *table, uint32_t index, struct decision_ref l
 
 static struct endpoint_claim claim_of(const struct slot *slot)
 {
-	return (struct endpoint_claim){ slot->endpoint, slot->generation, slot->tokens, true, slot->tokens != 0 };
+	return (struct endpoint_claim){ flow_endpoint(slot), slot->generation, slot->tokens, true, slot->tokens != 0 };
 }
 
 /* The clock that is read for each packet is coarse and may lag behind. */
@@ -202,7 +202,7 @@ void flow_note_first(struct flow_table *table, uint32_t index)
 		return;
 	endpoint_claim_release_tokens(agent->endpoints, &claim);
 	slot->tokens = 0;
-	metrics_ttft(agent->metrics, (int)slot->endpoint, ttft_s);
+	metrics_ttft(agent->metrics, (int)flow_endpoint(slot), ttft_s);
 	decision_log_first_byte(agent->decisions, table->local[index].logged, ttft_s);
 }
 
@@ -210,13 +210,14 @@ void flow_note_first(struct flow_table *table, uint32_t index)
 static void tell_health(const struct flow_table *table, const struct slot *slot)
 {
 	struct agent *agent = table->agent;
+	uint32_t endpoint = flow_endpoint(slot);
 
-	if (agent->endpoints->at[slot->endpoint].generation != slot->generation)
+	if (agent->endpoints->at[endpoint].generation != slot->generation)
 		return;
 	if (slot->flags & SLOT_POD_RESET && !(slot->flags & (SLOT_POD_FIN | SLOT_CLIENT_FIN)))
-		health_request_failed(agent->health, slot->endpoint, "resets streams");
+		health_request_failed(agent->health, endpoint, "resets streams");
 	else if (slot->status)
-		health_answered(agent->health, slot->endpoint, slot->status);
+		health_answered(agent->health, endpoint, slot->status);
 }
 
 void flow_count_end(struct flow_table *table, uint32_t index)
@@ -232,11 +233,11 @@ void flow_count_end(struct flow_table *table, uint32_t index)
 	endpoint_claim_release(agent->endpoints, &claim);
 	slot->tokens = 0;
 	tell_health(table, slot);
-	metrics_request(agent->metrics, (enum api)slot->api, status, (int)slot->endpoint, duration_s);
+	metrics_request(agent->metrics, (enum api)(slot->api % API_N), status, (int)claim.index, duration_s);
 	metrics_bytes(agent->metrics, slot->bytes_up, slot->bytes_down);
 	decision_log_end(agent->decisions, table->local[index].logged, status, 0, duration_s);
-	log_event(agent_access_level(agent), "flow ended", "id=%s pod=%s status=%u up=%lu down=%lu seconds=%.6f", slot->request_id,
-		agent->endpoints->at[slot->endpoint].name, status, (unsigned long)slot->bytes_up,
+	log_event(agent_access_level(agent), "flow ended", "id=%.*s pod=%s status=%u up=%lu down=%lu seconds=%.6f", ID_WIDTH, slot->request_id,
+		agent->endpoints->at[claim.index].name, status, (unsigned long)slot->bytes_up,
 		(unsigned long)slot->bytes_down, duration_s);
 }
 
@@ -248,7 +249,7 @@ void flow_close(struct flow_table *table, uint32_t index)
 	flow_count_end(table, index);
 	drop_entries(table, index);
 	if (!(slot->flags & SLOT_AFFINITY))
-		upstream_give_port(table->agent->upstreams, slot->endpoint, port);
+		upstream_give_port(table->agent->upstreams, flow_endpoint(slot), port);
 	give_slot_back(table, index);
 }
 
@@ -268,7 +269,7 @@ void flow_reset(struct flow_table *table, uint32_t index, const char *why)
 	err = tcp_reset_peer(&slot->client, slot->client_start + (slot->pod_next - slot->pod_start), slot->client_next - up.seq_add);
 	pod_err = tcp_reset_peer(&slot->pod, slot->pod_ack, slot->pod_next);
 	table->counts.reset++;
-	log_info("flow reset", "id=%s why=\"%s\" client_errno=%d pod_errno=%d", slot->request_id, why, -err, -pod_err);
+	log_info("flow reset", "id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH, slot->request_id, why, -err, -pod_err);
 	flow_close(table, index);
 }
 

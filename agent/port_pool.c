@@ -97,7 +97,7 @@ void port_pool_give(struct port_pool *pool, uint32_t endpoint, uint16_t port)
 {
 	struct port_queue *queue = pool->queue[endpoint];
 
-	if (!queue || queue->n == pool->size)
+	if (!queue || queue->n == pool->size || port < pool->low || port >= pool->low + pool->size)
 		return;
 	queue->port[(queue->head + queue->n) % pool->size] = port;
 	queue->n++;

@@ -9,8 +9,8 @@ import pytest
 
 from conftest import only
 from lib_agent import BUILD, PORT
-from lib_net import CLIENT, NODE, wait_for
-from lib_peer import content, pod_endpoint, post, stream_body
+from lib_net import CLIENT, NODE, run, wait_for
+from lib_peer import content, fetch, pod_endpoint, post, stream_body
 from test_ends import AT_ONCE
 
 pytestmark = [only("kernel"), pytest.mark.skipif(not os.path.exists(f"{BUILD}/llmd-maps"), reason="llmd-maps is not built")]
@@ -129,3 +129,18 @@ def test_doctor_names_devices_with_others_programs(world):
     assert others(world.pin_dir)["level"] == "ok"
     told = others(f"{world.pin_dir}/none")
     assert told["level"] == "note" and len(told["found"].split(":")[1].split()) >= 2, told
+
+
+@pytest.mark.parametrize("flags", [(128, 0, 0, 0), (128, 16, 0, 0)], ids=["ended", "ended_straight"])
+def test_a_slot_full_of_garbage_does_not_end_the_agent(streaming, flags):
+    """Who may write to the maps breaks the streams that they are about, and no more."""
+    w, maps, stream = streaming
+    slot = maps.json("flow", "list")[0]["slot"]
+    path = os.path.join(w.pin_dir, "slots")
+    value = ["255"] * json.loads(run("bpftool", "-j", "map", "show", "pinned", path))["bytes_value"]
+    value[4:8] = [str(byte) for byte in flags]
+    run("bpftool", "map", "update", "pinned", path, "key", *(str(byte) for byte in slot.to_bytes(4, "little")), "value", *value)
+    wait_for(lambda: not w.agent.alive() or all(f["slot"] != slot for f in maps.json("flow", "list")), "the slot free again")
+    assert w.agent.alive(), w.agent.text()[-2000:]
+    stream.stop.set()
+    assert fetch(w.client, timeout=60)[0] == 200
