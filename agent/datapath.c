@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -413,6 +414,31 @@ void datapath_read_endpoints(struct datapath *datapath, struct endpoint_entry en
 			memset(&entries[i], 0, sizeof(entries[i]));
 }
 
+static bool is_ours(const char *name)
+{
+	for (enum datapath_map map = 0; map < MAP_N; map++)
+		if (!strcmp(name, map_names[map]))
+			return true;
+	return !strcmp(name, "links") || !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+/* --pin-dir /sys/fs/bpf is soon written, and then all that others have pinned would go. Return: 0 if there is nothing else. */
+static int find_others(const char *dir)
+{
+	DIR *entries = opendir(dir);
+	const struct dirent *entry;
+	int err = 0;
+
+	while (!err && entries && (entry = readdir(entries)))
+		if (!is_ours(entry->d_name)) {
+			log_error("the pin directory has what is not llmd's", "dir=%s name=%s", dir, entry->d_name);
+			err = -ENOTEMPTY;
+		}
+	if (entries)
+		closedir(entries);
+	return err;
+}
+
 int datapath_cleanup(struct agent *agent)
 {
 	struct datapath datapath = { .agent = agent, .lock = -1 };
@@ -421,7 +447,8 @@ int datapath_cleanup(struct agent *agent)
 
 	if (stat(agent->config.pin_dir, &st))
 		return 0;
-	err = take_lock(&datapath);
+	err = find_others(agent->config.pin_dir);
+	err = err ? err : take_lock(&datapath);
 	if (err)
 		return err;
 	err = devices_cleanup(agent);

@@ -45,6 +45,14 @@ static int make_one(const char *path)
 	return mkdir(path, DIR_MODE) && errno != EEXIST ? -errno : 0;
 }
 
+/* What was there before is not ours to remove. */
+static int refuse(const char *dir, bool was_there)
+{
+	if (!was_there)
+		rmdir(dir);
+	return -ENOTSUP;
+}
+
 static int make_parents(const char *dir)
 {
 	char path[PIN_PATH_MAX];
@@ -67,6 +75,7 @@ static int make_parents(const char *dir)
 
 int pins_make_dir(const char *dir)
 {
+	bool was_there = !access(dir, F_OK);
 	char links[PIN_PATH_MAX];
 	int err;
 
@@ -75,10 +84,8 @@ int pins_make_dir(const char *dir)
 	err = make_parents(dir);
 	if (err)
 		return err;
-	if (!is_bpffs(dir)) {
-		rmdir(dir);
-		return -ENOTSUP;
-	}
+	if (!is_bpffs(dir))
+		return refuse(dir, was_there);
 	return make_one(pin_path(links, dir, "links"));
 }
 

@@ -174,6 +174,11 @@ def test_told_to_end_before_it_is_ready(tmp_path, options):
     assert ("keeper was told to end" if "keeper" in text else "draining") in text
 
 
+def test_a_directory_that_is_no_pin_directory_stays(tmp_path):
+    done = subprocess.run([f"{BUILD}/llmd-agent", "--cleanup", "--pin-dir", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "no pin directory" in done.stderr and os.path.isdir(tmp_path), done.stderr
+
+
 def test_keeper_waits_and_removes_what_nobody_uses(run, tmp_path):
     """Without a BPF file system: that it waits, looks and ends. What it removes from the kernel: tests/net, tests/e2e."""
     log = str(tmp_path / "keeper.log")

@@ -194,6 +194,18 @@ def test_cleanup_leaves_nothing(world, attach):
 
 
 @only("kernel")
+def test_cleanup_leaves_what_is_not_its_own(world):
+    """A --pin-dir that is one level too high: what others have pinned there stays."""
+    w = world()
+    w.start()
+    assert w.agent.end() == 0
+    others = os.path.dirname(w.pin_dir)
+    with pytest.raises(RuntimeError, match="not llmd's"):
+        lib_kernel.cleanup(w.node, others)
+    assert os.path.exists(f"{w.pin_dir}/flows") and lib_kernel.pinned(w.pin_dir)
+
+
+@only("kernel")
 def test_keeper_removes_when_the_agents_are_gone_and_only_then(world, tmp_path):
     w = world(pods=1)
 
