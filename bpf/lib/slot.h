@@ -20,8 +20,11 @@
 
 #include "packet.h"
 
-/* SLOT_WINDOW: more than is under way at a time on any connection here. SLOT_UNSENT: the same of what the agent may still have. */
-enum { SLOT_GROW_TRIES = 4, SLOT_WINDOW = 1 << 24, SLOT_UNSENT = 1 << 30 };
+/*
+ * SLOT_WINDOW: more than is under way at a time on any connection here (net.ipv4.tcp_rmem lets windows grow to 32 MiB in recent kernels).
+ * SLOT_UNSENT: the same of what the agent may still have.
+ */
+enum { SLOT_GROW_TRIES = 4, SLOT_WINDOW = 1 << 26, SLOT_UNSENT = 1 << 30 };
 
 /* Two CPUs at most compete for a number: one direction's packets come in order on one CPU but for reordering. */
 static __always_inline void slot_grow(__u32 *number, __u32 value)

@@ -10,7 +10,7 @@ enum { CLOSED = SLOT_ACKED | SLOT_CLIENT_FIN | SLOT_POD_FIN, OVER = CLOSED | SLO
 #define UP(in_, out_, ...)   { .in = in_, .out = out_, .verdict = SEND, .why = { REASON_FORWARDED_UP }, __VA_ARGS__ }
 #define DOWN(in_, out_, ...) { .in = in_, .out = out_, .verdict = SEND, .why = { REASON_FORWARDED_DOWN }, __VA_ARGS__ }
 
-enum { FAR_OFF = 1 << 25 };
+enum { FAR_OFF = 1 << 27 };
 
 /* ACK, FIN and RST of both sides at distance @n of what is expected next. */
 #define CLIENT_SAYS(flags, n, acked, ...) \
