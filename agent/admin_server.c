@@ -13,9 +13,9 @@
 #include <event2/listener.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/listener.h"
 #include "lib/log.h"
 
 enum { HEAD_MAX = 8192, BODY_MAX = 4096, TIMEOUT_S = 30, GENERATION_MAX = 128, BACKLOG = 128, PAUSE_S = 1 };
@@ -107,28 +107,11 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 		begin(server);
 }
 
-static int listen_at(const struct address *address)
-{
-	struct sockaddr_storage sa;
-	socklen_t len = address_to_sockaddr(address, &sa);
-	int err, fd = socket(sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	const int on = 1;
-
-	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (!bind(fd, (struct sockaddr *)&sa, len) && !listen(fd, BACKLOG))
-		return fd;
-	err = -errno;
-	close(fd);
-	return err;
-}
-
 static int start(struct admin_server *server, const struct address *address)
 {
 	const struct timeval pause = { .tv_sec = PAUSE_S };
 
-	server->fd = listen_at(address);
+	server->fd = listener_open(address, BACKLOG, NULL);
 	if (server->fd < 0)
 		return server->fd;
 	server->renewal = event_new(server->base, -1, 0, on_renewal, server);

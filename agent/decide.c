@@ -231,7 +231,7 @@ static void survey(struct choice *choice)
 	choice->per_block = choice->request->n_blocks ? 1.0 / choice->request->n_blocks : 0;
 }
 
-/* Without a branch, of all at once: many times faster than one by one. What it says of others than candidates means nothing. */
+/* In one loop without a branch, since others go over the scores. What it says of others than candidates means nothing. */
 static void score_all(struct choice *choice)
 {
 	struct decider *decider = choice->decider;

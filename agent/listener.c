@@ -117,7 +117,7 @@ void listener_set_options(int fd, const struct config *config)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &untaken_ms, sizeof(untaken_ms));
 }
 
-static int listen_on(const struct address *address, const struct config *config)
+int listener_open(const struct address *address, int backlog, const struct config *config)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = address_to_sockaddr(address, &sa);
@@ -127,8 +127,9 @@ static int listen_on(const struct address *address, const struct config *config)
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	listener_set_options(fd, config); /* what is accepted has them from the start: Linux hands them down */
-	if (!bind(fd, (struct sockaddr *)&sa, len) && !listen(fd, BACKLOG))
+	if (config)
+		listener_set_options(fd, config); /* what is accepted has them from the start: Linux hands them down */
+	if (!bind(fd, (struct sockaddr *)&sa, len) && !listen(fd, backlog))
 		return fd;
 	err = -errno;
 	close(fd);
@@ -138,7 +139,7 @@ static int listen_on(const struct address *address, const struct config *config)
 static int listeners_add(struct listeners *listeners, const struct address *address)
 {
 	char text[ADDRESS_TEXT_MAX];
-	int fd = listen_on(address, &listeners->agent->config);
+	int fd = listener_open(address, BACKLOG, &listeners->agent->config);
 	unsigned i = listeners->n;
 
 	if (fd < 0) {

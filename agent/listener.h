@@ -3,6 +3,7 @@
 #ifndef LLMD_AGENT_LISTENER_H
 #define LLMD_AGENT_LISTENER_H
 
+struct address;
 struct agent;
 struct config;
 struct listeners;
@@ -12,6 +13,9 @@ int listeners_new(struct agent *agent, struct listeners **out);
 
 /** listener_set_options() - of a listening socket, for all that it accepts, or of one that stands for an accepted one. */
 void listener_set_options(int fd, const struct config *config);
+
+/** listener_open() - a socket that listens at @address. @config: of the options of what it accepts; NULL: the system's. Return: descriptor or -errno. */
+int listener_open(const struct address *address, int backlog, const struct config *config);
 
 /** listeners_hold() - new SYNs are dropped, to come again; connections that are being opened still come. */
 void listeners_hold(struct listeners *listeners);
