@@ -10,16 +10,6 @@
 #include "agent/upstream.h"
 #include "lib/log.h"
 
-static bool endpoint_is_known(const struct flow_table *table, const struct slot *slot)
-{
-	const struct endpoint *endpoint;
-
-	if (slot->endpoint >= table->agent->endpoints->n)
-		return false;
-	endpoint = &table->agent->endpoints->at[slot->endpoint];
-	return endpoint->state != ENDPOINT_FREE && endpoint->generation == slot->generation;
-}
-
 static void adopt_claim(struct flow_table *table, struct slot *slot)
 {
 	if (slot->flags & SLOT_CONTENT)
@@ -39,7 +29,7 @@ static bool is_incomplete(struct slot *slot)
 static void adopt_slot(struct flow_table *table, uint32_t index)
 {
 	struct slot *slot = &table->slots[index];
-	bool known = endpoint_is_known(table, slot);
+	bool known = flow_endpoint_is_known(table, index);
 
 	table->local[index].next = NO_SLOT;
 	__atomic_fetch_and(&slot->flags, ~(uint32_t)SLOT_FORGETTING, __ATOMIC_RELAXED);

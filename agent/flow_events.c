@@ -68,6 +68,14 @@ static bool was_forged(const struct flow_table *table, uint32_t index)
 	       slot->last_ns / 1000000 + LINGER_MS / 4 > table->local[index].due_ms;
 }
 
+/* Its pod may have gone meanwhile. */
+static void revive(struct flow_table *table, uint32_t index)
+{
+	__atomic_fetch_and(&table->slots[index].flags, ~FORGED, __ATOMIC_RELAXED);
+	if (!flow_endpoint_is_known(table, index))
+		flow_reset(table, index, "the pod is gone");
+}
+
 static void collect(struct flow_table *table)
 {
 	uint64_t now_ms = agent_now_ms();
@@ -80,7 +88,7 @@ static void collect(struct flow_table *table)
 			table->last = NO_SLOT;
 		table->local[index].lingers = false;
 		if (was_forged(table, index))
-			__atomic_fetch_and(&table->slots[index].flags, ~FORGED, __ATOMIC_RELAXED);
+			revive(table, index);
 		else
 			flow_close(table, index);
 	}

@@ -56,6 +56,15 @@ static inline uint32_t flow_endpoint(const struct slot *slot)
 	return slot->endpoint % LLMD_ENDPOINT_MAX;
 }
 
+/** flow_endpoint_is_known() - its pod is still in the table, and no other one has taken its place. */
+static inline bool flow_endpoint_is_known(const struct flow_table *table, uint32_t index)
+{
+	const struct slot *slot = &table->slots[index];
+	const struct endpoint *endpoint = &table->agent->endpoints->at[flow_endpoint(slot)];
+
+	return slot->endpoint < table->agent->endpoints->n && endpoint->state != ENDPOINT_FREE && endpoint->generation == slot->generation;
+}
+
 /**
  * flow_is_unacked() - its request is on its way from the socket that an agent has left, which repeats what gets lost. Only when
  * the pod has acknowledged it nobody is needed any more.

@@ -10,6 +10,7 @@
  */
 #include "agent/flow_private.h"
 
+#include <assert.h>
 #include <bpf/bpf.h>
 #include <endian.h>
 #include <errno.h>
@@ -111,6 +112,7 @@ static void give_slot_back(struct flow_table *table, uint32_t index)
 	struct slot *slot = &table->slots[index];
 	const uint32_t gen = slot->gen + 1;
 
+	assert(!table->local[index].lingers); /* others are queued behind it */
 	table->n_owned -= table->local[index].owner != NULL;
 	memset(slot, 0, sizeof(*slot)); /* SLOT_FREE */
 	slot->gen = gen;
@@ -276,7 +278,7 @@ void flow_reset(struct flow_table *table, uint32_t index, const char *why)
 static void endpoint_gone_range(struct flow_table *table, uint32_t endpoint, uint32_t from, uint32_t to)
 {
 	for (uint32_t i = from; i < to; i++) {
-		if (table->slots[i].state == SLOT_FREE || table->slots[i].endpoint != endpoint)
+		if (table->slots[i].state == SLOT_FREE || table->slots[i].endpoint != endpoint || table->local[i].lingers)
 			continue;
 		if (table->local[i].owner)
 			handoff_pod_gone(table->local[i].owner);

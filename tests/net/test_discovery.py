@@ -46,6 +46,21 @@ def test_streams_of_a_removed_pod_are_reset_and_no_other(world, tmp_path):
 
 
 @only("kernel")
+def test_a_pod_goes_right_after_its_streams(world, tmp_path):
+    """What has just ended still lingers then, and what comes next takes its place: nobody else may lose his stream by that."""
+    w = world(pods=2)
+    path = tmp_path / "pods.yaml"
+    start(w, path, range(2))
+    for pods in ([1], [0, 1], [1]):
+        w.load(count=100).all_ok()
+        write(path, pods)
+        wait_for(lambda pods=pods: len(w.agent.json("/v1/endpoints")) == len(pods), "the pods of the file")
+        w.load(count=150, **(STREAMS | dict(down=4000))).all_ok()
+    w.agent.idle()
+    wait_for(lambda: w.kernel_flows() == 0, "all flows collected", 90)
+
+
+@only("kernel")
 def test_a_restart_with_a_source_that_says_nothing_keeps_the_streams(world, tmp_path):
     w = world(pods=2)
     path = tmp_path / "pods.yaml"
