@@ -16,6 +16,7 @@ from lib_peer import fetch, stream_body
 SEED = int(os.environ.get("LLMD_CHAOS_SEED", "1"))
 SECONDS = float(os.environ.get("LLMD_CHAOS_SECONDS", "10"))
 NOUNS = (("summary",), ("flow", "list"), ("session", "list"), ("prefix", "list"), ("endpoint", "list"), ("counter", "list"))
+OPTIONS = ("--on-eject", "reset")  # the more that happens at once the better
 HANGS = 60  # s; a guard: packets that are lost again and again are repeated at twice the distance each time
 
 
@@ -25,12 +26,12 @@ class Chaos:
 
     def kill_agent(self):
         self.w.agent.kill()
-        self.w.agent = self.w.start_agent()
+        self.w.agent = self.w.start_agent(*OPTIONS)
 
     def replace_agent(self):
         self.w.agent.signal(signal.SIGTERM)
         wait_for(lambda: not self.w.agent.alive(), "the old agent's end", 60)
-        self.w.agent = self.w.start_agent()
+        self.w.agent = self.w.start_agent(*OPTIONS)
 
     def stop_agent(self):
         self.w.agent.signal(signal.SIGSTOP)
@@ -94,7 +95,7 @@ def begin(world, directory):
     w.node.run("iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "ACCEPT")  # turns tracking on
     bad_link(directory, w.client, "c0", drop=200, hold=300)
     bad_link(directory, w.net.pods[0], "eth0", drop=100)
-    w.start()
+    w.start(*OPTIONS)
     always = dict(count=1 << 30, concurrency=2000, seconds=SECONDS, retry_refused=1)
     return w, [w.load(**always, timeout=300, rate=150, up=3000, down=3000, chunk=300, gap=50),
                w.load(**always, timeout=300, rate=200, up=100, down=100, seed=1 << 20),
