@@ -191,6 +191,7 @@ static __always_inline enum reason slot_pod_synack(struct slot *slot, const stru
 {
 	if (slot_syn_is_acked(slot, packet) && slot->pod_start != packet->seq + 1) {
 		slot->pod_start = packet->seq + 1;
+		slot->client_start = packet->seq + 1;
 		slot->pod_next = packet->seq + 1;
 		slot_grow(&slot->pod_ack, packet->ack);
 	}

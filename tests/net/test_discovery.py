@@ -3,9 +3,11 @@
 import json
 import os
 
+import lib_kernel
 from conftest import only
 from lib_agent import POD_PORT
 from lib_net import pod_address, wait_for
+from lib_peer import fetch, stream_body
 from test_life import STREAMS
 
 
@@ -43,6 +45,23 @@ def test_streams_of_a_removed_pod_are_reset_and_no_other(world, tmp_path):
     write(path, [0, 1, 2])
     w.agent.ready(3)
     w.load(count=60).all_ok()
+
+
+@only("kernel")
+def test_straight_streams_of_a_removed_pod_are_reset(world, tmp_path):
+    """With --affinity client-ip the agent has never met these connections."""
+    w = world(pods=2)
+    path = tmp_path / "pods.yaml"
+    start(w, path, range(2), "--affinity", "client-ip", "--drain-timeout", "300ms")
+    assert fetch(w.client, stream_body(100))[0] == 200
+    wait_for(lambda: lib_kernel.map_entries(w.pin_dir, lib_kernel.AFFINITY), "the client to be known")
+    mine = next(i for i, pod in enumerate(w.pods) if pod.stats()["requests"] > 1)  # stats() itself is one
+    load = w.load(count=20, **STREAMS)
+    load.wait_heads()
+    assert w.handed_over() == 1
+    write(path, [1 - mine])
+    assert load.result()["reset"] == 20, load.result()
+    wait_for(lambda: w.kernel_flows() == 0, "all flows collected", 90)
 
 
 @only("kernel")
