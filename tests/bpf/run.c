@@ -141,6 +141,8 @@ static void apply(struct slot *slot, const struct step *step)
 	APPLY(requests);
 #undef APPLY
 	slot->flags &= ~step->cut_flags;
+	if (slot->flags & SLOT_AFFINITY)
+		slot->client_start = slot->pod_start; /* numbers do not move */
 }
 
 static void expect_traffic(const struct run *run, struct slot *slot)
@@ -220,6 +222,7 @@ static void check_slot(const struct run *run, const struct slot *got, const stru
 	CHECK(bytes_up);
 	CHECK(bytes_down);
 	CHECK(pod_start);
+	CHECK(client_start);
 	CHECK(client_isn);
 #undef CHECK
 	rest.flags = got->flags;
