@@ -18,8 +18,8 @@ MAPS := affinity counter drain endpoint flow format percpu pin prefix records ro
 UNIT := bpf_lib bpf_slot conntrack decide decide_rules discovery discovery_parse engine events health http_body http_head json lib load maps \
 	metrics_kernel mirror netlink prompt redis_conn session_key sockops tcp_repair
 EVENTS := main inject show snapshot tail
-LIVE := connections net wire world
-TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe cases_too_big options
+LIVE := connections net wire world sockets
+TC := run world wire connections cases_parse cases_translate cases_close cases_agent cases_syn cases_straight cases_observe cases_too_big options sockets
 FUZZ := dns endpoint endpoints engine event http json k8s maps mirror option packet prompt sse trace
 FUZZED := dns_reply endpoint endpoints_yaml engine_text http_body http_head http_rewrite json k8s_model k8s_object k8s_stream \
 	pace prefix_hash prompt session_key

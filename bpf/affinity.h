@@ -90,6 +90,35 @@ static __always_inline bool affinity_insert(struct __sk_buff *skb, const struct 
 	return false;
 }
 
+/*
+ * A socket of the node has these very addresses, if only in TIME_WAIT: it is for that one to judge the SYN, and the agent could
+ * not end a connection in whose place there is another one.
+ */
+static __always_inline bool affinity_is_taken(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *socket;
+	bool taken;
+
+	if (packet->ipv6) {
+		address_copy(tuple.ipv6.saddr, packet->key.saddr);
+		address_copy(tuple.ipv6.daddr, packet->key.daddr);
+		tuple.ipv6.sport = packet->key.sport;
+		tuple.ipv6.dport = packet->key.dport;
+	} else {
+		tuple.ipv4.saddr = packet->key.saddr[3];
+		tuple.ipv4.daddr = packet->key.daddr[3];
+		tuple.ipv4.sport = packet->key.sport;
+		tuple.ipv4.dport = packet->key.dport;
+	}
+	socket = bpf_skc_lookup_tcp(skb, &tuple, packet->ipv6 ? sizeof(tuple.ipv6) : sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!socket)
+		return false;
+	taken = socket->state != BPF_TCP_LISTEN;
+	bpf_sk_release(socket);
+	return taken;
+}
+
 /** affinity_open() - Return: whether the SYN's connection has entries now; else the agent takes it. */
 static __always_inline bool affinity_open(struct __sk_buff *skb, const struct packet *packet, const struct front *front,
 	const struct control *settings)
@@ -100,6 +129,10 @@ static __always_inline bool affinity_open(struct __sk_buff *skb, const struct pa
 
 	if (!endpoint)
 		return false;
+	if (affinity_is_taken(skb, packet)) {
+		hook_count(REASON_AFFINITY_TAKEN);
+		return false;
+	}
 	if (bpf_map_pop_elem(&affinity_slots, &number)) {
 		hook_count(REASON_AFFINITY_FULL);
 		return false;

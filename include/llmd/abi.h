@@ -257,7 +257,8 @@ struct event_record {
 	X(AFFINITY_POD_GONE, "affinity_pod_gone", "A client's pod is not ready or gone; passed to the agent.") \
 	X(AFFINITY_FULL, "affinity_full", "No free slot or entry for a straight connection; passed to the agent.") \
 	X(TOO_BIG, "too_big", "A router's \"packet too big\" about a handed-over connection, sent on to who sent that packet.") \
-	X(TOO_NARROW, "too_narrow", "The same naming less than 1280 bytes, which would slow down all streams of the pod; passed.")
+	X(TOO_NARROW, "too_narrow", "The same naming less than 1280 bytes, which would slow down all streams of the pod; passed.") \
+	X(AFFINITY_TAKEN, "affinity_taken", "The node has a socket with the addresses of a known client's SYN, perhaps in TIME_WAIT; passed to the agent.")
 
 enum reason {
 #define LLMD_REASON_ENUM(name, text, meaning) REASON_##name,

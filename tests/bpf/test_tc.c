@@ -4,6 +4,7 @@
  */
 #include "tests/bpf/options.h"
 #include "tests/bpf/run.h"
+#include "tests/bpf/sockets.h"
 #include "tests/bpf/world.h"
 #include "tests/unit/test.h"
 
@@ -80,12 +81,18 @@ int main(void)
 		fprintf(stderr, "The programs do not load: %s\n", strerror(-err));
 		return 1;
 	}
+	err = is_allowed ? sockets_open() : 0;
+	if (err) {
+		fprintf(stderr, "No network namespace: %s\n", strerror(-err));
+		return 1;
+	}
 	for (size_t i = 0; i < COUNT(tables); i++)
 		for (size_t j = 0; j < tables[i]->n; j++)
 			tests[n++] = (struct CMUnitTest){ .name = tables[i]->at[j].name, .test_func = run,
 				.initial_state = (void *)(uintptr_t)&tables[i]->at[j] };
 	memcpy(tests + n, others, sizeof(others));
 	err = _cmocka_run_group_tests("tc", tests, n + COUNT(others), NULL, NULL);
+	sockets_close();
 	if (is_allowed)
 		world_close();
 	return err;

@@ -12,6 +12,7 @@
 
 #include "build/bpf/llmd.skel.h"
 #include "lib/address.h"
+#include "tests/bpf/sockets.h"
 
 enum { CPUS_MAX = 1024, ENDPOINTS = 8, SMALL_MAP = 64, CAP_BPF_BIT = 39, CAP_PERFMON_BIT = 38, CAP_NET_ADMIN_BIT = 12, CAP_SYS_ADMIN_BIT = 21 };
 enum { AFFINITY_TTL_S = 7200 };
@@ -432,6 +433,7 @@ static void empty_all(void)
 	struct slot none = { 0 };
 	uint32_t number;
 
+	sockets_disconnect();
 	empty(world.bpf->maps.flows);
 	empty(world.bpf->maps.handshakes);
 	empty(world.bpf->maps.affinity);
@@ -460,6 +462,8 @@ void world_set_up(const struct fixture *fixture)
 		put_handshake(&key, &fixture->noted_before);
 	if (fixture->straight)
 		put_affinity(fixture, &key);
+	if (fixture->straight == STRAIGHT_TAKEN)
+		sockets_connect(first->in.from, first->in.to);
 	if (fixture->straight == STRAIGHT_TABLE_FULL || fixture->straight == STRAIGHT_TABLE_NEARLY_FULL)
 		fill_flows(fixture->straight == STRAIGHT_TABLE_NEARLY_FULL);
 }

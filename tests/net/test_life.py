@@ -11,7 +11,7 @@ import lib_kernel
 from conftest import only
 from lib_agent import BUILD, Process
 from lib_link import bad_link
-from lib_net import run, wait_for
+from lib_net import CLIENT, run, wait_for
 from lib_peer import fetch, post, stream_body
 
 STREAMS = dict(up=200, down=8000, chunk=200, gap=100)  # four seconds
@@ -355,6 +355,23 @@ def test_client_affinity(world):
     w.agent.kill()
     for address in addresses:
         assert fetch(w.client, stream_body(100), source=(address, 0))[0] == 200
+
+
+@only("kernel")
+def test_client_affinity_beside_a_connection_of_the_agent(world):
+    """A known client dials from a port whose last connection the node still remembers: that is the agent's again."""
+    w = world()
+    w.start("--affinity", "client-ip")
+    refused = w.dial(source=(CLIENT, 40000))
+    refused.send(b"no request\r\n\r\n")
+    assert refused.read_head() and refused.status() == 400 and refused.read_body() and refused.at_end()
+    refused.close()
+    wait_for(lambda: ":40000" in w.node.run("ss", "-tn", "state", "time-wait"), "the agent's TIME_WAIT")
+    assert fetch(w.client, stream_body(100))[0] == 200
+    assert fetch(w.client, stream_body(100), source=(CLIENT, 40001))[0] == 200
+    assert w.agent.metric("llmd_kernel_flows_total") == 2
+    assert fetch(w.client, stream_body(100), source=(CLIENT, 40000))[0] == 200
+    assert w.agent.metric('llmd_packets_total{reason="affinity_taken"}') == 1
 
 
 @only("kernel")

@@ -177,7 +177,7 @@ static void check_all(void)
 	kernel.flows.adopted = 23;
 	text = scrape();
 	assert_line(text, "llmd_packets_total{reason=\"vlan\"} %lu", vlan);
-	assert_line(text, "llmd_packets_total{reason=\"too_narrow\"} %lu", last);
+	assert_line(text, "llmd_packets_total{reason=\"affinity_taken\"} %lu", last);
 	assert_null(strstr(text, "reason=\"not_ours\""));
 	check_pod(text);
 	assert_line(text, "llmd_kernel_flows_total{pod=\"10.0.0.1:80\"} 0");
