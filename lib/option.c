@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/output.h"
 #include "lib/version.h"
 
 /* What getopt_long() returns, clear of all characters: for a row OPTION_ROW and its index. */
@@ -276,6 +277,7 @@ int options_parse(const struct program *program, int argc, char **argv, void *co
 	bool *seen = calloc(program->n_rows + 1, sizeof(*seen));
 	int err = seen ? 0 : -ENOMEM;
 
+	output_check_at_exit(program->name);
 	if (!err)
 		err = parse_line(program, argc, argv, config, operands != NULL, seen);
 	for (size_t i = 0; !err && i < program->n_rows; i++)

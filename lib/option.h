@@ -69,7 +69,7 @@ struct option_name {
  * @operands: if not NULL, receives the index of the first operand, after @argv was permuted so that operands, which may
  *            stand between options, come last; otherwise operands are an error.
  *
- * Handles --help, --version and --man (roff to standard output) by itself and exits 0. Return: 0, or -EINVAL after
+ * Handles --help, --version and --man (roff to standard output) by itself and exits 0 (1: see output.h). Return: 0, or -EINVAL after
  * one line on standard error that names the option, the value and what is allowed.
  */
 int options_parse(const struct program *program, int argc, char **argv, void *config, int *operands);

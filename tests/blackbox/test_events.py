@@ -251,6 +251,8 @@ def test_llmd_events(cluster, secret):
     assert bind["session_hash"] == c.agents[0].json("/v1/sessions/user")["session_hash"] and bind["pod"] == stored["pod"] == there
     assert len(stored["hashes"]) == 4 and stored["block"] == 512
     assert "kind=bind" in tool(c.redis, "tail", "--from", "0", "--count", "4")
+    with open("/dev/full", "w") as full:  # it would go on for ever, and nobody be told
+        assert subprocess.run([f"{BUILD}/llmd-events", "--redis", c.redis.url, "tail", "--from", "0"], stdout=full, timeout=60).returncode == 1
     inject = lambda *words: tool(c.redis, "inject", *words, "--session-secret-file", secret())
     assert "-" in inject("bind", "session=user", f"pod={elsewhere}")
     wait_for(lambda: all(bound(agent, "user") == elsewhere for agent in c.agents), "the session to move")

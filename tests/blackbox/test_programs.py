@@ -30,6 +30,16 @@ def test_help_and_manual_agree(program):
     assert call(program, "--version").stdout.startswith(f"{program} ")
 
 
+SAID = [(program, option) for program in PROGRAMS for option in ("--help", "--version", "--man")]
+
+
+@pytest.mark.parametrize("program, option", [*SAID, ("llmd-agent", "--metrics-doc"), ("llmd-doctor", "-j")])
+def test_what_could_not_be_written_is_no_success(program, option):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([f"{BUILD}/{program}", option], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and "No space left on device" in done.stderr and "Sanitizer" not in done.stderr, done.stderr
+
+
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_manual_is_well_formed(program, tmp_path):

@@ -59,6 +59,6 @@ void entry_item(struct tool *tool, struct entry *entry, const struct redis_item 
 void entry_end(struct tool *tool, struct entry *entry, void (*done)(struct tool *, struct entry *));
 
 /** show_entry() - a line, or an object in JSON. */
-void show_entry(const struct tool *tool, const struct entry *entry);
+void show_entry(struct tool *tool, const struct entry *entry);
 
 #endif

@@ -139,7 +139,7 @@ static int run(struct tool *tool)
 	redis_conn_free(tool->conn);
 	event_free(interrupt);
 	event_base_free(tool->base);
-	return fflush(stdout) ? EXIT_FAILURE : tool->status;
+	return tool->status;
 }
 
 int main(int argc, char **argv)

@@ -2,6 +2,7 @@
 /* Entries of the stream, taken from a reply and shown with their fields decoded. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "tools/events/events.h"
@@ -166,7 +167,7 @@ static void print_line(const struct entry *entry, struct json_object *json)
 	putchar('\n');
 }
 
-void show_entry(const struct tool *tool, const struct entry *entry)
+void show_entry(struct tool *tool, const struct entry *entry)
 {
 	struct json_object *json = json_of(entry);
 
@@ -175,5 +176,6 @@ void show_entry(const struct tool *tool, const struct entry *entry)
 	else
 		print_line(entry, json);
 	json_object_put(json);
-	fflush(stdout);
+	if (fflush(stdout))
+		tool_end(tool, EXIT_FAILURE); /* nobody reads any more */
 }

@@ -218,7 +218,5 @@ int main(int argc, char **argv)
 	err = run(&request);
 	if (err == -ENOMEM)
 		fprintf(stderr, "llmd-maps: %s\n", strerror(ENOMEM));
-	if (!err && fflush(stdout))
-		err = -EIO;
 	return err == -EINVAL ? EXIT_USAGE : err ? EXIT_FAILURE : EXIT_SUCCESS;
 }
