@@ -318,6 +318,9 @@ static const struct option_row rows[] = {
 	{ "idle-timeout", "DURATION", "30m", SOME_TIME,
 	  "A connection in the kernel without a packet for that long is reset. So is a relayed client\n"
 	  "that takes nothing of its answer for that long, or 15m.", option_parse_duration, FIELD(idle_timeout_ms), &some_time },
+	{ "fin-timeout", "DURATION", "2m", SOME_TIME,
+	  "The same for one whose pod has ended its answer: the client has gone without a word, or leaves it half open.",
+	  option_parse_duration, FIELD(fin_timeout_ms), &some_time },
 	{ "attach", "MODE", "auto", "auto, tcx or clsact", "How the programs are attached: tcx needs Linux 6.6.",
 	  option_parse_enum, FIELD(attach), attach_names },
 	{ "cleanup", NULL, NULL, "given without a value", "Remove all that is pinned or attached, and end. Streams in the kernel end.",

@@ -81,7 +81,7 @@ struct config {
 	int datapath, handoff, keepalive, affinity, attach; /* enums of datapath.h and attach.h */
 	const char *pin_dir;
 	struct config_ports port_range, affinity_ports;
-	uint64_t flows_max, prefix_map_max, idle_timeout_ms;
+	uint64_t flows_max, prefix_map_max, idle_timeout_ms, fin_timeout_ms;
 	bool cleanup, standby;
 	uint64_t cleanup_on_term_ms; /* 0: not a keeper */
 	int log_level, log_format;

@@ -133,11 +133,28 @@ static void flow_table_poll(struct flow_table *table)
 	collect(table);
 }
 
+/*
+ * Why a connection is over although nothing tells its end; NULL: it is not. A pod that has said its FIN has said all: its kernel
+ * repeats that for some 100 s, and what the client leaves half open it forgets after 60 s (tcp_orphan_retries, tcp_fin_timeout). A
+ * straight connection that brings no request keeps a slot and a port as the agent's own clients keep a connection.
+ */
+static const char *why_over(const struct config *config, const struct slot *slot, uint64_t now)
+{
+	if (now > slot->last_ns + config->idle_timeout_ms * 1000000)
+		return "idle";
+	if (slot->flags & SLOT_POD_FIN && now > slot->last_ns + config->fin_timeout_ms * 1000000)
+		return "idle after the answer's end";
+	if (slot->flags & SLOT_AFFINITY && slot->client_next == slot->client_isn + 1 &&
+		now > slot->begun_ns + config->keepalive_timeout_ms * 1000000)
+		return "no request";
+	return NULL;
+}
+
 static void sweep_slot(struct flow_table *table, uint32_t index, uint64_t now)
 {
 	struct slot *slot = &table->slots[index];
-	uint64_t idle_ns = table->agent->config.idle_timeout_ms * 1000000;
 	uint64_t connect_ns = table->agent->config.connect_timeout_ms * 1000000;
+	const char *why;
 
 	if (slot->state == SLOT_FREE || table->local[index].lingers || table->local[index].owner)
 		return;
@@ -147,9 +164,9 @@ static void sweep_slot(struct flow_table *table, uint32_t index, uint64_t now)
 	} else if (slot->flags & SLOT_AFFINITY && !slot->packets_down && now > slot->begun_ns + connect_ns) {
 		suspect_pod(table, index);
 		flow_close(table, index); /* the client's next SYN may find another pod */
-	} else if (now > slot->last_ns + idle_ns) {
+	} else if ((why = why_over(&table->agent->config, slot, now))) {
 		table->counts.idle++;
-		flow_reset(table, index, "idle");
+		flow_reset(table, index, why);
 	}
 }
 

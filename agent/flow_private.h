@@ -78,7 +78,7 @@ static inline bool flow_is_unacked(const struct flow_table *table, uint32_t inde
 /** flow_close() - its end is known: counts it, gives back what it holds. */
 void flow_close(struct flow_table *table, uint32_t index);
 
-/** flow_reset() - tells both sides that it is over, with the numbers that they expect, and closes. */
+/** flow_reset() - tells both sides that it is over, with the numbers that they expect, unless they know, and closes. */
 void flow_reset(struct flow_table *table, uint32_t index, const char *why);
 
 /** flow_count_end() - once: the request is over, whatever its packets still do. */

@@ -255,12 +255,15 @@ void flow_close(struct flow_table *table, uint32_t index)
 	give_slot_back(table, index);
 }
 
-/* Both sides are told, with the numbers that they expect; entries go first, or the RST would be taken for a muted socket's. */
+/*
+ * Both sides are told, with the numbers that they expect; entries go first, or the RST would be taken for a muted socket's. Not a
+ * client that has acknowledged the end of its answer: there is nothing to tell, and on many systems a RST discards what is unread.
+ */
 void flow_reset(struct flow_table *table, uint32_t index, const char *why)
 {
 	struct slot *slot = &table->slots[index];
 	struct flow up = { 0 };
-	int err, pod_err;
+	int err = 0, pod_err;
 
 	bpf_map_lookup_elem(datapath_map_fd(table->datapath, MAP_FLOWS), &slot->client, &up);
 	drop_entries(table, index);
@@ -268,13 +271,15 @@ void flow_reset(struct flow_table *table, uint32_t index, const char *why)
 		flow_close(table, index);
 		return;
 	}
-	err = tcp_reset_peer(&slot->client, slot->client_start + (slot->pod_next - slot->pod_start), slot->client_next - up.seq_add);
+	if (!(slot->flags & SLOT_POD_FIN_ACKED))
+		err = tcp_reset_peer(&slot->client, slot->client_start + (slot->pod_next - slot->pod_start), slot->client_next - up.seq_add);
 	pod_err = tcp_reset_peer(&slot->pod, slot->pod_ack, slot->pod_next);
 	table->counts.reset++;
 	log_info("flow reset", "id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH, slot->request_id, why, -err, -pod_err);
 	flow_close(table, index);
 }
 
+/* What lingers has ended, and its slot is nobody else's before its time is over: see collect() in flow_events.c. */
 static void endpoint_gone_range(struct flow_table *table, uint32_t endpoint, uint32_t from, uint32_t to)
 {
 	for (uint32_t i = from; i < to; i++) {

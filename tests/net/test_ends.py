@@ -319,3 +319,36 @@ def test_true_reset_behind_a_refused_one_ends_a_stream(world):
         reset(peer.socket)  # within the second for which the agent waits
         wait_for(lambda: w.kernel_flows() == 0, "the end of the flow")
     w.agent.idle()
+
+
+@only("kernel")
+def test_client_that_vanishes_at_the_end_of_its_answer(world):
+    """Nobody acknowledges the pod's FIN: its kernel gives up after a while, and so does the agent, long before --idle-timeout."""
+    goes, gone = threading.Event(), threading.Event()
+    w = world()
+    w.script(lambda peer: (peer.read_body(), peer.answer_chunked(), goes.set(), gone.wait(20), peer.send(b"0\r\n\r\n")))
+    w.start_agent("--fin-timeout", "1s").ready(1)
+    peer = w.dial()
+    peer.send(post(stream_body()))
+    assert peer.read_head() and goes.wait(AT_ONCE)
+    w.assert_handed_over(1)
+    forget(peer.socket)
+    w.client.run("ip", "link", "set", "c0", "down")
+    gone.set()
+    wait_for(lambda: w.kernel_flows() == 0, "the end of the flow")
+    assert not w.net.pods[0].connections(states=("fin-wait-1", "fin-wait-2"))
+    w.agent.idle()
+
+
+@only("kernel")
+def test_client_that_reads_its_answer_late(world):
+    """It has all of it, and nobody waits for its own end: it is not told of one either."""
+    answer = content(20_000)
+    w = world()
+    w.script(lambda peer: (peer.read_body(), peer.answer(answer)))
+    w.start_agent("--fin-timeout", "1s").ready(1)
+    peer = w.dial()
+    peer.send(post(stream_body()))
+    wait_for(lambda: w.handed_over() == 1 and w.kernel_flows() == 0, "the flow to be forgotten")
+    assert "CLOSE-WAIT" in w.client.run("ss", "-Htan")
+    assert peer.read_head() and peer.read_body() == answer and peer.at_end()
