@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -32,6 +31,7 @@
 #include "agent/conntrack.h"
 #include "agent/devices.h"
 #include "agent/endpoint.h"
+#include "agent/flow_cleanup.h"
 #include "agent/flow_table.h"
 #include "agent/kernel_features.h"
 #include "agent/netlink.h"
@@ -224,26 +224,30 @@ static int map_control(struct datapath *datapath)
 
 /* ---- open and close ---- */
 
+/* Made anew if somebody has just removed it, or the directory above. */
+static int make_and_lock(const char *dir)
+{
+	int err = pins_make_dir(dir);
+
+	return err ? err : pins_lock(dir);
+}
+
+/* Whoever only asks whether an agent is here (llmd-maps) holds it for a moment. */
 static int take_lock(struct datapath *datapath)
 {
 	const char *dir = datapath->agent->config.pin_dir;
-	int err = pins_make_dir(dir);
+	int lock = make_and_lock(dir);
 
-	if (err) {
-		log_warn("no pin directory", "dir=%s error=\"%s\"", dir, strerror(-err));
-		return err;
-	}
-	datapath->lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (datapath->lock < 0)
-		return -errno;
-	/* Whoever only asks whether an agent is here (llmd-maps) holds it for a moment. */
-	for (int i = 0; i < LOCK_TRIES; i++) {
-		if (!flock(datapath->lock, LOCK_EX | LOCK_NB))
-			return 0;
+	for (int i = 1; i < LOCK_TRIES && (lock == -EBUSY || lock == -ENOENT); i++) {
 		usleep(LOCK_PAUSE_US);
+		lock = make_and_lock(dir);
 	}
-	log_error("another agent has the pin directory", "dir=%s", dir);
-	return -EBUSY;
+	datapath->lock = lock;
+	if (lock == -EBUSY)
+		log_error("another agent has the pin directory", "dir=%s", dir);
+	else if (lock < 0)
+		log_warn("no pin directory", "dir=%s error=\"%s\"", dir, strerror(-lock));
+	return lock < 0 ? lock : 0;
 }
 
 static int open_parts(struct datapath *datapath)
@@ -427,9 +431,9 @@ static int find_others(const char *dir)
 {
 	DIR *entries = opendir(dir);
 	const struct dirent *entry;
-	int err = 0;
+	int err = entries ? 0 : -errno;
 
-	while (!err && entries && (entry = readdir(entries)))
+	while (!err && (entry = readdir(entries)))
 		if (!is_ours(entry->d_name)) {
 			log_error("the pin directory has what is not llmd's", "dir=%s name=%s", dir, entry->d_name);
 			err = -ENOTEMPTY;
@@ -439,22 +443,30 @@ static int find_others(const char *dir)
 	return err;
 }
 
+static int cleanup(struct datapath *datapath)
+{
+	const char *dir = datapath->agent->config.pin_dir;
+	int err = find_others(dir);
+
+	err = err ? err : take_lock(datapath);
+	err = err ? err : devices_cleanup(datapath->agent);
+	if (err)
+		return err;
+	flow_cleanup(dir);
+	return pins_remove(dir);
+}
+
 int datapath_cleanup(struct agent *agent)
 {
 	struct datapath datapath = { .agent = agent, .lock = -1 };
-	struct stat st;
-	int err;
+	const char *dir = agent->config.pin_dir;
+	int err = access(dir, F_OK) ? -errno : cleanup(&datapath);
 
-	if (stat(agent->config.pin_dir, &st))
+	if (err == -ENOENT)
 		return 0;
-	err = find_others(agent->config.pin_dir);
-	err = err ? err : take_lock(&datapath);
+	if (datapath.lock >= 0)
+		close(datapath.lock);
 	if (err)
-		return err;
-	err = devices_cleanup(agent);
-	err = err ? err : pins_remove(agent->config.pin_dir);
-	close(datapath.lock);
-	if (err)
-		log_error("not all removed", "dir=%s errno=%d", agent->config.pin_dir, -err);
+		log_error("not all removed", "dir=%s error=\"%s\"", dir, strerror(-err));
 	return err;
 }

@@ -5,6 +5,7 @@
  *	flow_table.c	entries and slots: open, undo, close, reset
  *	flow_events.c	what the programs tell, and the ends that nobody told
  *	flow_adopt.c	what an earlier agent has left
+ *	flow_cleanup.c	their end when llmd leaves the node
  */
 #ifndef LLMD_AGENT_FLOW_PRIVATE_H
 #define LLMD_AGENT_FLOW_PRIVATE_H
@@ -78,7 +79,13 @@ static inline bool flow_is_unacked(const struct flow_table *table, uint32_t inde
 /** flow_close() - its end is known: counts it, gives back what it holds. */
 void flow_close(struct flow_table *table, uint32_t index);
 
-/** flow_reset() - tells both sides that it is over, with the numbers that they expect, unless they know, and closes. */
+/**
+ * flow_end_both() - takes the entries out and resets client and pod, with the numbers that they expect. @err: of either, 0 or -errno.
+ * Return: false if they know of its end, and were not told.
+ */
+bool flow_end_both(int flows_fd, const struct slot *slot, uint32_t index, int err[2]);
+
+/** flow_reset() - tells both sides that it is over, unless they know, and closes. */
 void flow_reset(struct flow_table *table, uint32_t index, const char *why);
 
 /** flow_count_end() - once: the request is over, whatever its packets still do. */

@@ -40,13 +40,12 @@ static int put_entry(struct flow_table *table, const struct flow_key *key, const
 }
 
 /* The client may have come again from the same port: then the key is another flow's by now. */
-static void drop_entry(struct flow_table *table, const struct flow_key *key, uint32_t index)
+static void drop_entry(int flows_fd, const struct flow_key *key, uint32_t index)
 {
-	int fd = datapath_map_fd(table->datapath, MAP_FLOWS);
 	struct flow flow;
 
-	if (!bpf_map_lookup_elem(fd, key, &flow) && flow.slot == index)
-		bpf_map_delete_elem(fd, key);
+	if (!bpf_map_lookup_elem(flows_fd, key, &flow) && flow.slot == index)
+		bpf_map_delete_elem(flows_fd, key);
 }
 
 static void reverse(struct flow_key *out, const struct flow_key *key)
@@ -75,7 +74,7 @@ static int put_entries(struct flow_table *table, const struct flow_spec *spec, u
 		return err;
 	err = put_entry(table, &spec->client, &up);
 	if (err)
-		drop_entry(table, &spec->pod, index);
+		drop_entry(datapath_map_fd(table->datapath, MAP_FLOWS), &spec->pod, index);
 	return err;
 }
 
@@ -151,8 +150,10 @@ int flow_open(struct flow_table *table, const struct flow_spec *spec, struct exc
 
 static void drop_entries(struct flow_table *table, uint32_t index)
 {
-	drop_entry(table, &table->slots[index].client, index);
-	drop_entry(table, &table->slots[index].pod, index);
+	int fd = datapath_map_fd(table->datapath, MAP_FLOWS);
+
+	drop_entry(fd, &table->slots[index].client, index);
+	drop_entry(fd, &table->slots[index].pod, index);
 }
 
 bool flow_undo(struct flow_table *table, uint32_t index)
@@ -256,26 +257,34 @@ void flow_close(struct flow_table *table, uint32_t index)
 }
 
 /*
- * Both sides are told, with the numbers that they expect; entries go first, or the RST would be taken for a muted socket's. Not a
- * client that has acknowledged the end of its answer: there is nothing to tell, and on many systems a RST discards what is unread.
+ * Entries go first, or the RST would be taken for a muted socket's, and the numbers still grow. Not told is a client that has
+ * acknowledged the end of its answer: it knows, and on many systems a RST discards what is unread.
  */
+bool flow_end_both(int flows_fd, const struct slot *slot, uint32_t index, int err[2])
+{
+	struct flow up = { 0 };
+	uint32_t client_seq;
+
+	bpf_map_lookup_elem(flows_fd, &slot->client, &up);
+	drop_entry(flows_fd, &slot->client, index);
+	drop_entry(flows_fd, &slot->pod, index);
+	if (slot->flags & (SLOT_RESET | SLOT_ORPHAN))
+		return false;
+	client_seq = slot->client_start + (slot->pod_next - slot->pod_start);
+	err[0] = slot->flags & SLOT_POD_FIN_ACKED ? 0 : tcp_reset_peer(&slot->client, client_seq, slot->client_next - up.seq_add);
+	err[1] = tcp_reset_peer(&slot->pod, slot->pod_ack, slot->pod_next);
+	return true;
+}
+
 void flow_reset(struct flow_table *table, uint32_t index, const char *why)
 {
 	struct slot *slot = &table->slots[index];
-	struct flow up = { 0 };
-	int err = 0, pod_err;
+	int err[2];
 
-	bpf_map_lookup_elem(datapath_map_fd(table->datapath, MAP_FLOWS), &slot->client, &up);
-	drop_entries(table, index);
-	if (slot->flags & (SLOT_RESET | SLOT_ORPHAN)) {
-		flow_close(table, index);
-		return;
+	if (flow_end_both(datapath_map_fd(table->datapath, MAP_FLOWS), slot, index, err)) {
+		table->counts.reset++;
+		log_info("flow reset", "id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH, slot->request_id, why, -err[0], -err[1]);
 	}
-	if (!(slot->flags & SLOT_POD_FIN_ACKED))
-		err = tcp_reset_peer(&slot->client, slot->client_start + (slot->pod_next - slot->pod_start), slot->client_next - up.seq_add);
-	pod_err = tcp_reset_peer(&slot->pod, slot->pod_ack, slot->pod_next);
-	table->counts.reset++;
-	log_info("flow reset", "id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH, slot->request_id, why, -err, -pod_err);
 	flow_close(table, index);
 }
 

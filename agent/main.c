@@ -430,13 +430,13 @@ int main(int argc, char **argv)
 				       (*agent->config.endpoints_file && endpoints_file_check(agent->config.endpoints_file))
 			? EXIT_USAGE
 			: 0;
-	raise_limits(&agent->config);
 	if (agent->config.cleanup_on_term_ms && keeper_wait(agent->config.pin_dir, agent->config.cleanup_on_term_ms))
 		return EXIT_SUCCESS;
 	if (agent->config.cleanup || agent->config.cleanup_on_term_ms) {
 		mask_signals(SIG_UNBLOCK);
 		return run_cleanup(agent);
 	}
+	raise_limits(&agent->config);
 	if (agent->config.standby && standby_wait(&agent->config))
 		return EXIT_SUCCESS;
 	err = init_parts(&process);

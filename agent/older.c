@@ -8,12 +8,10 @@
 #include <bpf/bpf.h>
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "agent/agent.h"
@@ -109,26 +107,19 @@ static void reserve_ports(struct older *older, const char *dir)
 	close(fd);
 }
 
-/* Its agent is at work still, or is about to be. */
-static bool is_locked(const char *dir)
-{
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	bool locked = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB);
-
-	if (fd >= 0)
-		close(fd);
-	return locked;
-}
-
+/* Not while its agent is at work still, nor may one begin meanwhile. */
 static void remove_if_done(struct older *older, const char *dir)
 {
-	int err;
+	int lock = pins_lock(dir), err;
 
-	if (is_locked(dir) || has_live_slots(older, dir))
+	if (lock < 0)
 		return;
-	err = attach_cleanup(dir, datapath_netlink(older->agent->datapath));
-	err = err ? err : pins_remove(dir);
-	log_info("another schema's state removed", "dir=%s errno=%d", dir, -err);
+	if (!has_live_slots(older, dir)) {
+		err = attach_cleanup(dir, datapath_netlink(older->agent->datapath));
+		err = err ? err : pins_remove(dir);
+		log_info("another schema's state removed", "dir=%s errno=%d", dir, -err);
+	}
+	close(lock);
 }
 
 /* Calls @visit for each directory beside --pin-dir whose name is a version. Return: how many there are. */

@@ -89,14 +89,37 @@ int pins_make_dir(const char *dir)
 	return make_one(pin_path(links, dir, "links"));
 }
 
+/* Whoever removes the directory has its lock, and who waits for that meanwhile gets the lock of what nobody finds any more. */
+static bool is_still(int fd, const char *dir)
+{
+	struct stat locked, there;
+
+	return !fstat(fd, &locked) && !stat(dir, &there) && locked.st_ino == there.st_ino && locked.st_dev == there.st_dev;
+}
+
+int pins_lock(const char *dir)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (flock(fd, LOCK_EX | LOCK_NB))
+		err = errno == EWOULDBLOCK ? -EBUSY : -errno;
+	else if (!is_still(fd, dir))
+		err = -ENOENT;
+	if (!err)
+		return fd;
+	close(fd);
+	return err;
+}
+
 bool pins_held(const char *dir)
 {
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	bool held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB);
+	int fd = pins_lock(dir);
 
 	if (fd >= 0)
 		close(fd);
-	return held;
+	return fd == -EBUSY;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

@@ -20,6 +20,12 @@ const char *pin_link_path(char *out, const char *dir, const char *kind, uint32_t
  */
 int pins_make_dir(const char *dir);
 
+/**
+ * pins_lock() - @dir is this process's alone until the descriptor is closed.
+ * Return: the descriptor, -EBUSY while another process has it, -ENOENT if there is no @dir (any more), or another -errno.
+ */
+int pins_lock(const char *dir);
+
 /** pins_held() - whether an agent has @dir just now; who asks holds it itself for a moment. */
 bool pins_held(const char *dir);
 

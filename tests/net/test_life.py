@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -194,6 +195,36 @@ def test_cleanup_leaves_nothing(world, attach):
 
 
 @only("kernel")
+def test_cleanup_ends_what_streams(world):
+    """Client and pod are told, although neither has anything to say; while an agent runs nothing is touched."""
+    aborted = threading.Event()
+
+    def behave(peer):
+        peer.read_body()
+        peer.answer_chunked()
+        try:
+            peer.socket.recv(1)
+        except ConnectionResetError:
+            aborted.set()
+
+    w = world()
+    w.script(behave)
+    w.start_agent().ready(1)
+    peer = w.dial()
+    peer.send(post(stream_body()))
+    assert peer.read_head()
+    w.assert_handed_over(1)
+    with pytest.raises(RuntimeError, match="another agent"):
+        lib_kernel.cleanup(w.node, w.pin_dir)
+    w.agent.kill()
+    assert w.kernel_flows() == 1
+    lib_kernel.cleanup(w.node, w.pin_dir)
+    with pytest.raises(ConnectionResetError):
+        peer.read_end()
+    assert aborted.wait(10)
+
+
+@only("kernel")
 def test_cleanup_leaves_what_is_not_its_own(world):
     """A --pin-dir that is one level too high: what others have pinned there stays."""
     w = world()
@@ -203,6 +234,22 @@ def test_cleanup_leaves_what_is_not_its_own(world):
     with pytest.raises(RuntimeError, match="not llmd's"):
         lib_kernel.cleanup(w.node, others)
     assert os.path.exists(f"{w.pin_dir}/flows") and lib_kernel.pinned(w.pin_dir)
+
+
+@only("kernel")
+def test_cleanup_without_the_rights_says_so(world):
+    """It must not pass for done."""
+    w = world()
+    w.start()
+    assert w.agent.end() == 0
+    above = os.path.dirname(w.pin_dir)
+    for closed in (w.pin_dir, above):
+        os.chmod(closed, 0)
+        done = subprocess.run(["setpriv", "--bounding-set=-all", "--inh-caps=-all", f"{BUILD}/llmd-agent", "--cleanup", "--pin-dir", w.pin_dir],
+                              capture_output=True, text=True)
+        os.chmod(closed, 0o700)
+        assert done.returncode == 1 and "Permission denied" in done.stderr, done
+    assert lib_kernel.pinned(w.pin_dir)
 
 
 @only("kernel")
