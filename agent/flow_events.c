@@ -135,14 +135,15 @@ static void flow_table_poll(struct flow_table *table)
 
 /*
  * Why a connection is over although nothing tells its end; NULL: it is not. A pod that has said its FIN has said all: its kernel
- * repeats that for some 100 s, and what the client leaves half open it forgets after 60 s (tcp_orphan_retries, tcp_fin_timeout). A
- * straight connection that brings no request keeps a slot and a port as the agent's own clients keep a connection.
+ * repeats that for some 100 s, and what the client leaves half open it forgets after 60 s (tcp_orphan_retries, tcp_fin_timeout). The
+ * same for a client that has perhaps reset it. A straight connection that brings no request keeps a slot and a port for as long as the
+ * agent lets its own clients wait.
  */
 static const char *why_over(const struct config *config, const struct slot *slot, uint64_t now)
 {
 	if (now > slot->last_ns + config->idle_timeout_ms * 1000000)
 		return "idle";
-	if (slot->flags & SLOT_POD_FIN && now > slot->last_ns + config->fin_timeout_ms * 1000000)
+	if (slot->flags & (SLOT_POD_FIN | SLOT_CLIENT_LEFT) && now > slot->last_ns + config->fin_timeout_ms * 1000000)
 		return "idle after the answer's end";
 	if (slot->flags & SLOT_AFFINITY && slot->client_next == slot->client_isn + 1 &&
 		now > slot->begun_ns + config->keepalive_timeout_ms * 1000000)

@@ -12,8 +12,11 @@
  * another pod.
  *
  * A side's FIN counts as acknowledged when the other side's ACK covers it; both done, or a valid RST (RFC 5961: exactly
- * the expected number; or that of the sender's own FIN, see slot_resets_behind_fin()), end the connection. Packets of both directions may be on different CPUs at the same time: flags
- * change atomically, and numbers only grow, by compare and exchange.
+ * the expected number; or that of the sender's own FIN), end the connection. Packets of both directions may be on different
+ * CPUs at the same time: flags change atomically, and numbers only grow, by compare and exchange.
+ *
+ * Anybody may send packets with the client's addresses and ports, and a stream must not end by what he makes up. What he says can at
+ * most raise @client_next, with luck. So what ends a client's side is held against @pod_ack: only the pod tells that.
  */
 #ifndef LLMD_BPF_SLOT_H
 #define LLMD_BPF_SLOT_H
@@ -52,10 +55,10 @@ static __always_inline bool slot_is_over(const struct slot *slot)
 	return (slot->flags & both) == both || slot->flags & (SLOT_RESET | SLOT_ORPHAN);
 }
 
-/** slot_is_quiet() - the client may use its address again: both sides have said all. */
+/** slot_is_quiet() - the client may use its address again: the pod has its FIN, and has sent its own. */
 static __always_inline bool slot_is_quiet(const struct slot *slot)
 {
-	const __u32 both = SLOT_CLIENT_FIN | SLOT_POD_FIN;
+	const __u32 both = SLOT_CLIENT_FIN_ACKED | SLOT_POD_FIN;
 
 	return (slot->flags & both) == both || slot->flags & SLOT_RESET;
 }
@@ -63,15 +66,6 @@ static __always_inline bool slot_is_quiet(const struct slot *slot)
 static __always_inline bool slot_has_acked(const struct slot *slot)
 {
 	return slot->flags & SLOT_ACKED || seq_at_or_after(slot->pod_ack, slot->agent_end);
-}
-
-/*
- * Who has sent FIN and is gone answers what was under way with an RST whose number is the one that was acknowledged there, that of
- * the FIN. Linux takes it. Whoever refuses it goes on, see slot_note_life().
- */
-static __always_inline bool slot_resets_behind_fin(const struct slot *slot, __u32 fin_flag, __u32 fin, __u32 seq)
-{
-	return slot->flags & fin_flag && seq + 1 == fin;
 }
 
 /* A valid one, of the side that @flags name. */
@@ -94,14 +88,14 @@ static __always_inline void slot_note_life(struct slot *slot)
 
 /*
  * Whether a packet may be its sender's, as far as both of its numbers tell (RFC 5961, 5): else it is sent on, for the receiver
- * to refuse, and changes nothing here. Noted, a number that somebody made up would be the expected one of his RST.
+ * to refuse, and changes nothing here.
  * @next, @peer_next: the end of what the sender and the other side have sent. @behind: how far @ack may be behind; the one
  * more before is the FIN of an agent that has died.
  */
 static __always_inline bool slot_is_plausible(const struct packet *packet, __u32 end, __u32 next, __u32 ack, __u32 peer_next, __u32 behind)
 {
-	return packet->flags & TCP_ACK && !seq_after(end, next + SLOT_WINDOW) && !seq_after(ack, peer_next + 1) &&
-	       !seq_after(peer_next, ack + behind);
+	return packet->flags & TCP_ACK && !seq_after(end, next + SLOT_WINDOW) && !seq_after(next, end + SLOT_WINDOW) &&
+	       !seq_after(ack, peer_next + 1) && !seq_after(peer_next, ack + behind);
 }
 
 static __always_inline void slot_note_client_ack(struct slot *slot, __u32 ack)
@@ -126,11 +120,29 @@ static __always_inline enum reason slot_client_syn(struct slot *slot, const stru
 	return slot_is_quiet(slot) ? REASON_SYN_REUSED : REASON_SYN_LIVE;
 }
 
+/*
+ * Who has sent FIN and is gone answers what was under way with an RST whose number is the one that was acknowledged there, that of
+ * the FIN. Linux takes it. Whoever refuses it goes on, see slot_note_life().
+ *
+ * At the end of what the client has sent, but not of what the pod has acknowledged, it may be true: data of the client was under way.
+ * Or whoever sent it has sent that data, too. The silence that follows a true one will tell.
+ */
 static __always_inline enum reason slot_client_reset(struct slot *slot, __u32 seq)
 {
-	if (seq == slot->pod_ack || seq == slot->client_next || slot_resets_behind_fin(slot, SLOT_CLIENT_FIN, slot->client_fin, seq))
+	if (seq == slot->pod_ack || (slot->flags & SLOT_CLIENT_FIN_ACKED && seq + 1 == slot->pod_ack))
 		slot_note_reset(slot, SLOT_RESET);
+	else if (seq == slot->client_next)
+		slot_raise(slot, SLOT_CLIENT_LEFT);
 	return REASON_NONE;
+}
+
+/* A true one is behind what the pod has acknowledged, until that acknowledges it. */
+static __always_inline void slot_note_client_fin(struct slot *slot, __u32 end)
+{
+	if (!seq_after(end, slot->pod_ack))
+		return;
+	slot->client_fin = end;
+	slot_raise(slot, SLOT_CLIENT_FIN);
 }
 
 /**
@@ -156,10 +168,8 @@ SUBPROGRAM enum reason slot_from_client(struct slot *slot, const struct packet *
 	if (packet->len)
 		slot_note_request(slot, packet);
 	slot_grow(&slot->client_next, end);
-	if (packet->flags & TCP_FIN) {
-		slot->client_fin = end;
-		slot_raise(slot, SLOT_CLIENT_FIN);
-	}
+	if (packet->flags & TCP_FIN)
+		slot_note_client_fin(slot, end);
 	return REASON_NONE;
 }
 
@@ -214,7 +224,7 @@ static __always_inline enum reason slot_pod_reset(struct slot *slot, const struc
 	bool opening = slot->flags & SLOT_AFFINITY && !slot->pod_start;
 
 	if (opening ? slot_syn_is_acked(slot, packet) : packet->seq == slot->pod_next ||
-		    slot_resets_behind_fin(slot, SLOT_POD_FIN, slot->pod_fin, packet->seq))
+		    (slot->flags & SLOT_POD_FIN && packet->seq + 1 == slot->pod_fin))
 		slot_note_reset(slot, SLOT_RESET | SLOT_POD_RESET);
 	return REASON_NONE;
 }
@@ -222,7 +232,7 @@ static __always_inline enum reason slot_pod_reset(struct slot *slot, const struc
 /** slot_from_pod() - Return: REASON_NONE: translate; else what to do instead. */
 SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *packet)
 {
-	bool acked;
+	bool acked, is_fin;
 
 	if (!slot || !packet)
 		return REASON_MALFORMED;
@@ -238,9 +248,10 @@ SUBPROGRAM enum reason slot_from_pod(struct slot *slot, const struct packet *pac
 	slot_note_life(slot);
 	if (!slot_is_plausible(packet, packet_end(packet), slot->pod_next, packet->ack, slot->client_next, acked ? SLOT_WINDOW : SLOT_UNSENT))
 		return REASON_NONE;
+	is_fin = packet->flags & TCP_FIN && seq_at_or_after(packet_end(packet), slot->pod_next);
 	slot_note_pod_ack(slot, packet->ack);
 	slot_grow(&slot->pod_next, packet_end(packet));
-	if (packet->flags & TCP_FIN) {
+	if (is_fin) {
 		slot->pod_fin = packet_end(packet);
 		slot_raise(slot, SLOT_POD_FIN);
 	} else if (!packet->len && !acked && !seq_at_or_after(packet->ack, slot->agent_end)) {

@@ -54,7 +54,8 @@ static uint64_t end_of(const struct said *said)
 /* @behind: how far what it acknowledges may lie back. */
 static bool model_is_plausible(const struct said *said, uint64_t next, uint64_t peer_next, uint64_t behind)
 {
-	return said->flags & TCP_ACK && end_of(said) <= next + SLOT_WINDOW && said->ack <= peer_next + 1 && peer_next <= said->ack + behind;
+	return said->flags & TCP_ACK && end_of(said) <= next + SLOT_WINDOW && next <= end_of(said) + SLOT_WINDOW &&
+	       said->ack <= peer_next + 1 && peer_next <= said->ack + behind;
 }
 
 static bool model_is_acked(const struct model *model)
@@ -81,13 +82,15 @@ static void model_life(struct model *model)
 
 static enum reason model_client(struct model *model, const struct said *said)
 {
-	bool closed = model->flags & SLOT_RESET || (model->flags & SLOT_CLIENT_FIN && model->flags & SLOT_POD_FIN);
+	bool closed = model->flags & SLOT_RESET || (model->flags & SLOT_CLIENT_FIN_ACKED && model->flags & SLOT_POD_FIN);
+	bool valid;
 
 	if (said->flags & TCP_SYN)
 		return said->seq == model->client_isn ? REASON_SYN_REPEATED : closed ? REASON_SYN_REUSED : REASON_SYN_LIVE;
 	if (said->flags & TCP_RST) {
-		model_reset(model, said->seq == model->pod_ack || said->seq == model->client_next ||
-			(model->flags & SLOT_CLIENT_FIN && said->seq == model->client_fin - 1), SLOT_RESET);
+		valid = said->seq == model->pod_ack || (model->flags & SLOT_CLIENT_FIN_ACKED && said->seq == model->pod_ack - 1);
+		model_reset(model, valid, SLOT_RESET);
+		model->flags |= !valid && said->seq == model->client_next ? SLOT_CLIENT_LEFT : 0;
 		return REASON_NONE;
 	}
 	model_life(model);
@@ -100,7 +103,7 @@ static enum reason model_client(struct model *model, const struct said *said)
 		model->requests++;
 	}
 	model->client_next = max(model->client_next, end_of(said));
-	if (said->flags & TCP_FIN) {
+	if (said->flags & TCP_FIN && end_of(said) > model->pod_ack) {
 		model->client_fin = end_of(said);
 		model->flags |= SLOT_CLIENT_FIN;
 	}
@@ -124,7 +127,7 @@ static enum reason model_pod_close(struct model *model, const struct said *said,
 
 static enum reason model_pod(struct model *model, const struct said *said)
 {
-	bool was_acked = model_is_acked(model), is_over;
+	bool was_acked = model_is_acked(model), is_fin, is_over;
 	enum reason why;
 
 	if (model->flags & SLOT_ORPHAN)
@@ -135,11 +138,12 @@ static enum reason model_pod(struct model *model, const struct said *said)
 	model_life(model);
 	if (!model_is_plausible(said, model->pod_next, model->client_next, was_acked ? SLOT_WINDOW : SLOT_UNSENT))
 		return REASON_NONE;
+	is_fin = said->flags & TCP_FIN && end_of(said) >= model->pod_next;
 	model->pod_ack = max(model->pod_ack, said->ack);
 	if (model->flags & SLOT_CLIENT_FIN && said->ack >= model->client_fin)
 		model->flags |= SLOT_CLIENT_FIN_ACKED;
 	model->pod_next = max(model->pod_next, end_of(said));
-	if (said->flags & TCP_FIN) {
+	if (is_fin) {
 		model->pod_fin = end_of(said);
 		model->flags |= SLOT_POD_FIN;
 		return REASON_NONE;
@@ -298,13 +302,13 @@ static void agent_to_pod(void **state)
 
 static void over_and_quiet(void **state)
 {
-	const uint32_t fins = SLOT_CLIENT_FIN | SLOT_POD_FIN, acks = SLOT_CLIENT_FIN_ACKED | SLOT_POD_FIN_ACKED;
+	const uint32_t said = SLOT_CLIENT_FIN_ACKED | SLOT_POD_FIN, acks = SLOT_CLIENT_FIN_ACKED | SLOT_POD_FIN_ACKED;
 
 	(void)state;
 	for (uint32_t flags = 0; flags < 128; flags++) {
 		struct slot slot = { .flags = flags };
 
-		assert_int_equal(slot_is_quiet(&slot), (flags & fins) == fins || flags & SLOT_RESET);
+		assert_int_equal(slot_is_quiet(&slot), (flags & said) == said || flags & SLOT_RESET);
 		assert_int_equal(slot_is_over(&slot), (flags & acks) == acks || flags & SLOT_RESET || flags & SLOT_ORPHAN);
 	}
 }

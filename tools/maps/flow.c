@@ -181,6 +181,7 @@ static const struct {
 	{ SLOT_RESET, "reset" },
 	{ SLOT_POD_RESET, "pod-reset" },
 	{ SLOT_DOUBTED, "doubted" },
+	{ SLOT_CLIENT_LEFT, "client-left" },
 	{ SLOT_ORPHAN, "orphan" },
 	{ SLOT_ENDED, "ended" },
 	{ SLOT_AGENT_FIN, "agent-fin" },
