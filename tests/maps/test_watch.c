@@ -77,10 +77,10 @@ struct terminal {
 	char text[SCREEN_MAX];
 };
 
-static struct terminal *terminal_open(struct fixture *fixture, const char *noun)
+static struct terminal *terminal_open(struct fixture *fixture, const char *noun, unsigned short rows)
 {
 	struct terminal *terminal = calloc(1, sizeof(*terminal));
-	struct winsize size = { .ws_row = 12, .ws_col = 60 };
+	struct winsize size = { .ws_row = rows, .ws_col = 60 };
 
 	assert_non_null(terminal);
 	terminal->pid = forkpty(&terminal->fd, NULL, NULL, &size);
@@ -135,7 +135,7 @@ static void terminal_close(struct terminal *terminal)
 
 static void a_picture_that_is_drawn_over(void **state)
 {
-	struct terminal *terminal = terminal_open(*state, "counter");
+	struct terminal *terminal = terminal_open(*state, "counter", 12);
 
 	terminal_wait_for(terminal, "llmd-maps counter");
 	assert_non_null(strstr(terminal->text, "\033[2J"));
@@ -151,9 +151,22 @@ static void a_picture_that_is_drawn_over(void **state)
 	terminal_close(terminal);
 }
 
+static void a_low_window_does_not_scroll(void **state)
+{
+	struct terminal *terminal = terminal_open(*state, "counter", 3);
+	unsigned lines = 0;
+
+	terminal_wait_for(terminal, "\033[J");
+	for (const char *text = terminal->text; text < strstr(terminal->text, "\033[J"); text++)
+		lines += *text == '\n';
+	assert_int_equal(lines, 2);
+	assert_int_equal(write(terminal->fd, "q", 1), 1);
+	terminal_close(terminal);
+}
+
 static void a_signal_ends_it_in_peace(void **state)
 {
-	struct terminal *terminal = terminal_open(*state, "summary");
+	struct terminal *terminal = terminal_open(*state, "summary", 12);
 
 	terminal_wait_for(terminal, "not running");
 	assert_int_equal(write(terminal->fd, "\003", 1), 1); /* Ctrl-C */
@@ -222,6 +235,7 @@ int main(void)
 		WITH_MAPS(once_where_nobody_watches),
 		WITH_MAPS(a_json_line_each_interval),
 		WITH_MAPS(a_picture_that_is_drawn_over),
+		WITH_MAPS(a_low_window_does_not_scroll),
 		WITH_MAPS(a_signal_ends_it_in_peace),
 		WITH_MAPS(words_are_completed),
 		WITH_MAPS(no_word_is_forgotten),

@@ -82,9 +82,17 @@ static struct winsize screen_size(void)
 {
 	struct winsize size;
 
-	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_row <= LINES_AROUND || !size.ws_col)
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_row || !size.ws_col)
 		size = (struct winsize){ .ws_row = 24, .ws_col = 80 };
 	return size;
+}
+
+/* At least one: no limit would be all of them. */
+static size_t screen_rows(void)
+{
+	struct winsize size = screen_size();
+
+	return size.ws_row > LINES_AROUND ? size.ws_row - LINES_AROUND : 1;
 }
 
 /* What does not fit is cut: a line that wraps or scrolls would move the picture. Text is ASCII, so bytes are columns. */
@@ -185,7 +193,7 @@ static int render_once(struct maps *maps, const struct request *request, struct 
 	if (err)
 		return err;
 	watch->seconds = watch->before ? (double)(maps->now_ns - before_ns) * 1e-9 : 0;
-	watch->rows_max = screen->picture ? (size_t)screen_size().ws_row - LINES_AROUND : 0;
+	watch->rows_max = screen->picture ? screen_rows() : 0;
 	err = screen->picture ? render_picture(maps, request, watch, render) : render(maps, request, watch, stdout);
 	if (!err && (fflush(stdout) || ferror(stdout)))
 		err = -EIO; /* nobody reads any more */
