@@ -19,7 +19,7 @@ void affinity_note(const struct agent *agent, const struct address *client, cons
 	struct affinity_entry entry = { .endpoint = endpoint };
 	struct affinity_key key = { .front_port = front->port_be };
 
-	if (!affinity_is_on(agent) || address_is_loopback(client))
+	if (!affinity_is_on(agent) || address_is_local(client))
 		return;
 	memcpy(key.client, client->ip, sizeof(key.client));
 	memcpy(key.front, front->ip, sizeof(key.front));

@@ -18,7 +18,7 @@ struct exchange;
 	X(NOT_STREAMED, "not_streamed", "a short answer is expected (--handoff auto)") \
 	X(HTTP10, "http10", "HTTP/1.0 or HEAD: the answer's framing is changed") \
 	X(PIPELINED, "pipelined", "the next request is here already") \
-	X(LOOPBACK, "loopback", "the client or the pod is on the loopback") \
+	X(LOOPBACK, "loopback", "the client or the pod is on the loopback, or has a link-local address of IPv6") \
 	X(FAMILY, "family", "IPv4 on one side, IPv6 on the other") \
 	X(UNSEEN_CLIENT, "unseen_client", "no program saw the client's connection open; the next one from there will be seen") \
 	X(UNSEEN_POD, "unseen_pod", "no program saw the pod's connection open") \

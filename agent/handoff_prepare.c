@@ -64,7 +64,7 @@ static enum handoff_result find_client(struct client *client, struct flow_spec *
 	struct agent *agent = client->agent;
 	struct address front;
 
-	if (address_is_loopback(&client->address))
+	if (address_is_local(&client->address))
 		return HANDOFF_LOOPBACK;
 	if (client_front(client, &front))
 		return HANDOFF_KERNEL;
@@ -81,7 +81,7 @@ static enum handoff_result find_pod(struct exchange *exchange, struct flow_spec 
 	const struct address *pod = &agent->endpoints->at[exchange->decision.endpoint].config.address;
 	struct address own;
 
-	if (address_is_loopback(pod))
+	if (address_is_local(pod))
 		return HANDOFF_LOOPBACK;
 	if (address_is_ipv4(pod) != address_is_ipv4(&exchange->client->address))
 		return HANDOFF_FAMILY;

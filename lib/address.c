@@ -100,11 +100,16 @@ bool address_is_ipv4(const struct address *address)
 	return !memcmp(address->ip, mapped_prefix, sizeof(mapped_prefix));
 }
 
-bool address_is_loopback(const struct address *address)
+static bool address_is_loopback(const struct address *address)
 {
 	if (address_is_ipv4(address))
 		return address->ip[12] == 127;
 	return IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)address->ip);
+}
+
+bool address_is_local(const struct address *address)
+{
+	return address_is_loopback(address) || (address->ip[0] == 0xfe && (address->ip[1] & 0xc0) == 0x80);
 }
 
 int address_from_sockaddr(struct address *out, const struct sockaddr *sa)

@@ -28,7 +28,8 @@ const char *address_format_ip(const struct address *address, char text[ADDRESS_T
 
 bool address_equal(const struct address *a, const struct address *b);
 bool address_is_ipv4(const struct address *address);
-bool address_is_loopback(const struct address *address);
+/** address_is_local() - of the loopback, or link-local of IPv6: without a device it does not say whose it is. */
+bool address_is_local(const struct address *address);
 
 /** address_from_sockaddr() - Return: 0, or -EAFNOSUPPORT. */
 int address_from_sockaddr(struct address *out, const struct sockaddr *sa);

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stays relayed although the kernel could be used: the answer is right, and the reason is counted once for each try."""
 import contextlib
+import json
+import socket
 
 import pytest
 
 import lib_kernel
 from conftest import only
+from lib_agent import PORT
 from lib_net import ip, pod_address6, wait_for
-from lib_peer import content, dial, fetch, post, stream_body
+from lib_peer import Peer, content, dial, fetch, post, stream_body
 
 ANSWER = content(3000)
 NODE2 = "10.2.0.1"  # another address of the node
@@ -94,6 +97,27 @@ def test_client_on_the_nodes_loopback(world):
         peer.send(post(stream_body()))
         assert peer.read_head() and peer.status() == 200 and peer.read_body() == ANSWER
     peer.close()
+    w.agent.idle()
+
+
+@only("kernel")
+def test_client_with_a_link_local_address(world):
+    """Without its device it could be told of no end, nor taken back."""
+    w = world()
+    w.script(lambda peer: (peer.read_body(), peer.answer(ANSWER)), address="::")
+    w.start_agent("--affinity", "client-ip", address=pod_address6, listen=(f"[::]:{PORT}",)).ready(1)
+    device = json.loads(w.client.run("ip", "-j", "link", "show", "dev", "c0"))[0]["ifindex"]
+    shown = json.loads(w.node.run("ip", "-j", "addr", "show", "dev", "n0"))[0]["addr_info"]
+    node = next(a["local"] for a in shown if a["scope"] == "link")
+    with counted(w, loopback=2):
+        for _ in range(2):
+            connection = w.client.socket(socket.AF_INET6)
+            connection.settimeout(20)
+            connection.connect((node, PORT, 0, device))
+            peer = Peer(connection)
+            peer.send(post(stream_body()))
+            assert peer.read_head() and peer.status() == 200 and peer.read_body() == ANSWER
+            peer.close()
     w.agent.idle()
 
 
