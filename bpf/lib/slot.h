@@ -113,6 +113,13 @@ static __always_inline void slot_note_request(struct slot *slot, const struct pa
 	}
 }
 
+/* Nobody but who has seen the pod's SYN-ACK can acknowledge it. */
+static __always_inline void slot_note_opened(struct slot *slot, const struct packet *packet)
+{
+	if (slot->flags & SLOT_AFFINITY && slot->pod_start && packet->flags & TCP_ACK && packet->ack == slot->pod_start)
+		slot_raise(slot, SLOT_OPENED);
+}
+
 static __always_inline enum reason slot_client_syn(struct slot *slot, const struct packet *packet)
 {
 	if (packet->seq == slot->client_isn)
@@ -162,6 +169,7 @@ SUBPROGRAM enum reason slot_from_client(struct slot *slot, const struct packet *
 	if (packet->flags & TCP_RST)
 		return slot_client_reset(slot, packet->seq + flow->seq_add);
 	slot_note_life(slot);
+	slot_note_opened(slot, packet);
 	if (!slot_is_plausible(packet, end, slot->client_next, ack, slot->pod_next, SLOT_WINDOW))
 		return REASON_NONE;
 	slot_note_client_ack(slot, ack);
@@ -189,13 +197,14 @@ static __always_inline void slot_note_pod_ack(struct slot *slot, __u32 ack)
 /* Of a straight connection, which the programs see from its SYN on: an answer to that, not a stray of an earlier one. */
 static __always_inline bool slot_syn_is_acked(const struct slot *slot, const struct packet *packet)
 {
-	return slot->flags & SLOT_AFFINITY && packet->flags & TCP_ACK && seq_after(packet->ack, slot->client_isn) &&
-	       !seq_after(packet->ack, slot->client_next);
+	return (slot->flags & (SLOT_AFFINITY | SLOT_OPENED)) == SLOT_AFFINITY && packet->flags & TCP_ACK &&
+	       seq_after(packet->ack, slot->client_isn) && !seq_after(packet->ack, slot->client_next);
 }
 
 /*
  * The pod's SYN-ACK: a copy is for the agent's socket to answer, and stale once that is gone. On a straight connection it is
- * what the client waits for, and the first that is known of the pod's numbers: before it there is nothing to compare with.
+ * what the client waits for, and the first that is known of the pod's numbers: before it there is nothing to compare with. There may
+ * be several with different numbers (SYN cookies), until the client has taken one.
  */
 static __always_inline enum reason slot_pod_synack(struct slot *slot, const struct packet *packet)
 {

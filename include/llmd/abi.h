@@ -69,6 +69,7 @@ enum slot_flag {
 	SLOT_FORGETTING = 32768, /* agent: what is tracked of the client's address is being removed: no new connection of it now */
 	SLOT_POD_RESET = 65536, /* beside SLOT_RESET: the pod's */
 	SLOT_CLIENT_LEFT = 262144, /* a RST that may be the client's: if so, nothing more will come */
+	SLOT_OPENED = 524288, /* beside SLOT_AFFINITY: the client has acknowledged the pod's SYN-ACK */
 	SLOT_DOUBTED = 131072, /* beside SLOT_RESET: packets have come behind the last valid RST, which was perhaps refused */
 };
 

@@ -4,7 +4,7 @@
 
 enum { ACK = WIRE_ACK, SYN = WIRE_SYN, SYN_ACK = WIRE_SYN | WIRE_ACK, RST_ACK = WIRE_RST | WIRE_ACK,
 	FIN_ACK = WIRE_FIN | WIRE_ACK };
-enum { ISN = 1000, OPEN = SLOT_AFFINITY | SLOT_ACKED };
+enum { ISN = 1000, OPEN = SLOT_AFFINITY | SLOT_ACKED, TAKEN = OPEN | SLOT_OPENED /* the client knows the pod's numbers */ };
 #define POD_ISN 0x90000000u /* beyond half of all numbers from 0 */
 #define TIMES	1, 1, 8, 10, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0
 #define SACK	1, 1, 5, 10, 0x90, 0, 0, 0x65, 0x90, 0, 0, 0xc9
@@ -50,17 +50,17 @@ static const struct fixture cases[] = {
 	{ .name = "straight: SYN, SYN-ACK, request, answer, FIN both ways", .straight = STRAIGHT_KNOWN,
 		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
 	  .step = { SENT_SYN, SYN_TAKEN,
-		  UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, ACK, NO_BYTES, TEXT("GET"), .after = { .client_next = ISN + 4 }),
+		  UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, ACK, NO_BYTES, TEXT("GET"), .after = { .flags = TAKEN, .client_next = ISN + 4 }),
 		  DOWN(POD_ISN + 1, ISN + 4, FIN_ACK, NO_BYTES, TEXT("HTTP/1.1 200 OK\r\n\r\nhi"), .ttft_ago_us = GAP_US,
 			.ttft_bucket = GAP_BUCKET, .events = EVENT(EVENT_FIRST),
-			  .after = { .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN,
+			  .after = { .flags = TAKEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN,
 				.pod_ack = ISN + 4, .pod_next = POD_ISN + 23, .pod_fin = POD_ISN + 23, .status = 200 }),
 		  UP(REASON_FORWARDED_UP, ISN + 4, POD_ISN + 23, FIN_ACK, NO_BYTES, NO_BYTES,
 			.after = { .client_next = ISN + 5, .client_fin = ISN + 5,
-			  .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED |
+			  .flags = TAKEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED |
 				SLOT_CLIENT_FIN }),
 		  DOWN(POD_ISN + 23, ISN + 5, ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END), .after = { .pod_ack = ISN + 5,
-			  .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED |
+			  .flags = TAKEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED |
 				SLOT_CLIENT_FIN | SLOT_CLIENT_FIN_ACKED | SLOT_ENDED }) } },
 	{ .name = "straight, IPv6", .straight = STRAIGHT_KNOWN, .affinity = AFFINITY_REFRESHED, .entries_add = 2,
 	  .step = { { .in = C6(ISN, 0, SYN, .window = 64000), .out = TCP(STRAIGHT6, POD6, .seq = ISN, .flags = SYN,
@@ -71,7 +71,7 @@ static const struct fixture cases[] = {
 				.after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 1 } } } },
 	{ .name = "straight: timestamps and SACK stay, numbers do not move", .straight = STRAIGHT_KNOWN,
 		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
-	  .step = { SENT_SYN, SYN_TAKEN, UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, ACK, BYTES(TIMES, SACK), NO_BYTES),
+	  .step = { SENT_SYN, SYN_TAKEN, UP(REASON_FORWARDED_UP, ISN + 1, POD_ISN + 1, ACK, BYTES(TIMES, SACK), NO_BYTES, .after = { .flags = TAKEN }),
 		  DOWN(POD_ISN + 1, ISN + 1, ACK, BYTES(SACK, TIMES), NO_BYTES) } },
 	{ .name = "straight: a repeated SYN goes the same way, its answers too", .straight = STRAIGHT_KNOWN,
 		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
@@ -85,6 +85,13 @@ static const struct fixture cases[] = {
 			.events = EVENT(EVENT_FIRST),
 			  .after = { .flags = OPEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING, .pod_next = POD_ISN + 2 }),
 		  DOWN(POD_ISN, ISN + 1, SYN_ACK, NO_BYTES, NO_BYTES) } },
+	{ .name = "straight: another SYN-ACK counts until the client has taken one", .straight = STRAIGHT_KNOWN,
+		.affinity = AFFINITY_REFRESHED, .entries_add = 2,
+	  .step = { SENT_SYN, SYN_TAKEN,
+		  DOWN(77, ISN + 1, SYN_ACK, NO_BYTES, NO_BYTES, .after = { .pod_start = 78, .pod_next = 78 }),
+		  UP(REASON_FORWARDED_UP, ISN + 1, 77, ACK, NO_BYTES, NO_BYTES),
+		  UP(REASON_FORWARDED_UP, ISN + 1, 78, ACK, NO_BYTES, TEXT("POST"), .after = { .flags = TAKEN, .client_next = ISN + 5 }),
+		  DOWN(POD_ISN, ISN + 5, SYN_ACK, NO_BYTES, NO_BYTES) } },
 	CLAMPED("straight: the MSS is clamped both ways, all else stays", BYTES(TIMES, MSS(0xff, 0xff)),
 		BYTES(TIMES, MSS(0xff, 0xd8)), BYTES(MSS(5, 0xb4), TIMES), BYTES(MSS(5, 0x78), TIMES)),
 	CLAMPED("straight: an MSS that fits stays", BYTES(MSS(5, 0xb4)), BYTES(MSS(5, 0xb4)), BYTES(MSS(5, 0x78)),

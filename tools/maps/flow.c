@@ -189,6 +189,7 @@ static const struct {
 	{ SLOT_CONTENT, "content" },
 	{ SLOT_ANSWERING, "answering" },
 	{ SLOT_AFFINITY, "affinity" },
+	{ SLOT_OPENED, "opened" },
 	{ SLOT_ANSWERED, "answered" },
 	{ SLOT_COUNTED, "counted" },
 	{ SLOT_FORGETTING, "forgetting" },
