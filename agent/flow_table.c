@@ -90,6 +90,7 @@ static void fill_slot(struct slot *slot, const struct flow_spec *spec)
 	slot->begun_ns = spec->begun_us * 1000;
 	slot->pod_ack = spec->pod_ack;
 	slot->pod_next = spec->pod_start;
+	slot->client_ack = spec->pod_start;
 	slot->client_next = spec->agent_end;
 	slot->agent_end = spec->agent_end;
 	slot->request_end = spec->request_end;
@@ -256,6 +257,21 @@ void flow_close(struct flow_table *table, uint32_t index)
 	give_slot_back(table, index);
 }
 
+/* @sent: what is expected next if all has come in; @acked: if what was sent since then got lost. Any other number may go unheard. */
+static int reset_peer(const struct flow_key *arriving, uint32_t sent, uint32_t acked, uint32_t ack)
+{
+	int err = tcp_reset_peer(arriving, sent, ack);
+
+	return err || acked == sent ? err : tcp_reset_peer(arriving, acked, ack);
+}
+
+int flow_reset_client(const struct slot *slot, const struct flow_key *arriving, uint32_t ack)
+{
+	const uint32_t to_client = slot->client_start - slot->pod_start;
+
+	return reset_peer(arriving, slot->pod_next + to_client, slot->client_ack + to_client, ack);
+}
+
 /*
  * Entries go first, or the RST would be taken for a muted socket's, and the numbers still grow. Not told is a client that has
  * acknowledged the end of its answer: it knows, and on many systems a RST discards what is unread.
@@ -263,16 +279,14 @@ void flow_close(struct flow_table *table, uint32_t index)
 bool flow_end_both(int flows_fd, const struct slot *slot, uint32_t index, int err[2])
 {
 	struct flow up = { 0 };
-	uint32_t client_seq;
 
 	bpf_map_lookup_elem(flows_fd, &slot->client, &up);
 	drop_entry(flows_fd, &slot->client, index);
 	drop_entry(flows_fd, &slot->pod, index);
 	if (slot->flags & (SLOT_RESET | SLOT_ORPHAN))
 		return false;
-	client_seq = slot->client_start + (slot->pod_next - slot->pod_start);
-	err[0] = slot->flags & SLOT_POD_FIN_ACKED ? 0 : tcp_reset_peer(&slot->client, client_seq, slot->client_next - up.seq_add);
-	err[1] = tcp_reset_peer(&slot->pod, slot->pod_ack, slot->pod_next);
+	err[0] = slot->flags & SLOT_POD_FIN_ACKED ? 0 : flow_reset_client(slot, &slot->client, slot->client_next - up.seq_add);
+	err[1] = reset_peer(&slot->pod, slot->client_next, slot->pod_ack, slot->pod_next);
 	return true;
 }
 

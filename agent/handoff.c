@@ -366,7 +366,7 @@ static void reset_client(const struct exchange *exchange, const struct slot *las
 {
 	const struct tcp_frozen *frozen = &exchange->handoff.client;
 
-	tcp_reset_peer(&frozen->arriving, last->client_start + (last->pod_next - last->pod_start), frozen->numbers.read_seq);
+	flow_reset_client(last, &frozen->arriving, frozen->numbers.read_seq);
 }
 
 void handoff_abort(struct exchange *exchange)

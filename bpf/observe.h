@@ -63,7 +63,7 @@ static __always_inline void observe_payload(struct __sk_buff *skb, struct endpoi
 	bool is_first = !(slot->flags & SLOT_HEAD);
 
 	if (is_first) {
-		slot->status = read_status(skb, packet);
+		slot->status = (__u16)read_status(skb, packet);
 		slot_raise(slot, SLOT_HEAD);
 	}
 	if (!(slot->flags & SLOT_ANSWERING))

@@ -100,6 +100,8 @@ static __always_inline bool slot_is_plausible(const struct packet *packet, __u32
 
 static __always_inline void slot_note_client_ack(struct slot *slot, __u32 ack)
 {
+	if (seq_after(ack, slot->client_ack))
+		slot->client_ack = ack;
 	if (slot->flags & SLOT_POD_FIN && seq_at_or_after(ack, slot->pod_fin))
 		slot_raise(slot, SLOT_POD_FIN_ACKED);
 }
@@ -211,6 +213,7 @@ static __always_inline enum reason slot_pod_synack(struct slot *slot, const stru
 	if (slot_syn_is_acked(slot, packet) && slot->pod_start != packet->seq + 1) {
 		slot->pod_start = packet->seq + 1;
 		slot->client_start = packet->seq + 1;
+		slot->client_ack = packet->seq + 1;
 		slot->pod_next = packet->seq + 1;
 		slot_grow(&slot->pod_ack, packet->ack);
 	}

@@ -77,7 +77,7 @@ enum slot_flag {
  * struct slot - map "slots", mapped into the agent: one handed-over connection. Sequence numbers are those on the pod's
  * connection, but for @request_end, which is the client's.
  * @last_ns:  of the last packet, to the accuracy of a tick.
- * @pod_ack:  highest acknowledgment of the pod; @pod_next: end of what it has sent; @client_next: of what the client has.
+ * @pod_ack:  highest acknowledgment of the pod; @pod_next: end of what it has sent; @client_ack, @client_next: the same of the client.
  * @agent_end: end of what the agent sends on its own connection: below it, ACKs are for the agent.
  * @request_end: where the present request ends: payload at or past it is another one's.
  * @api:      enum api of the request, for the agent; @tokens: that it holds of the endpoint until the first content.
@@ -90,8 +90,9 @@ struct slot {
 	/* from here on of this schema; first what the programs write */
 	__u32 pod_ack, pod_next, pod_fin;
 	__u32 client_next, client_fin;
-	__u32 status; /* code of the answer's status line; 0 as long as there is none */
-	__u32 requests;
+	__u16 status; /* code of the answer's status line; 0 as long as there is none */
+	__u16 requests;
+	__u32 client_ack;
 	__u64 first_ns, last_data_ns;
 	__u64 packets_up, packets_down, bytes_up, bytes_down;
 	/* what the agent writes before the entries are there */

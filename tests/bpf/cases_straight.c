@@ -38,7 +38,7 @@ enum { ISN = 1000, OPEN = SLOT_AFFINITY | SLOT_ACKED, TAKEN = OPEN | SLOT_OPENED
 #define SENT_SYN UP(REASON_AFFINITY_STRAIGHT, ISN, 0, SYN | WIRE_ECE | WIRE_CWR, BYTES(TIMES), NO_BYTES)
 #define SYN_TAKEN \
 	DOWN(POD_ISN, ISN + 1, SYN_ACK | WIRE_ECE, BYTES(TIMES), NO_BYTES, \
-		.after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 1 })
+		.after = { .pod_start = POD_ISN + 1, .pod_next = POD_ISN + 1, .pod_ack = ISN + 1, .client_ack = POD_ISN + 1 })
 /* What becomes of a SYN that does not go straight. */
 #define TO_AGENT(text, straight_, affinity_, why_) \
 	{ .name = text, .straight = straight_, .affinity = affinity_, .noted = { .isn_in = ISN, .ifindex_in = true }, \
@@ -56,7 +56,7 @@ static const struct fixture cases[] = {
 			  .after = { .flags = TAKEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN,
 				.pod_ack = ISN + 4, .pod_next = POD_ISN + 23, .pod_fin = POD_ISN + 23, .status = 200 }),
 		  UP(REASON_FORWARDED_UP, ISN + 4, POD_ISN + 23, FIN_ACK, NO_BYTES, NO_BYTES,
-			.after = { .client_next = ISN + 5, .client_fin = ISN + 5,
+			.after = { .client_next = ISN + 5, .client_fin = ISN + 5, .client_ack = POD_ISN + 23,
 			  .flags = TAKEN | SLOT_HEAD | SLOT_CONTENT | SLOT_ANSWERING | SLOT_POD_FIN | SLOT_POD_FIN_ACKED |
 				SLOT_CLIENT_FIN }),
 		  DOWN(POD_ISN + 23, ISN + 5, ACK, NO_BYTES, NO_BYTES, .events = EVENT(EVENT_END), .after = { .pod_ack = ISN + 5,

@@ -39,7 +39,7 @@ enum framing { ETHERNET_AND_L3, ETHERNET, L3 };
 
 /** struct numbers - of a slot. 0: the connection's; after a packet: as before. */
 struct numbers {
-	uint32_t flags, pod_ack, pod_start, pod_next, pod_fin, client_next, client_fin, agent_end, status, requests;
+	uint32_t flags, pod_ack, pod_start, pod_next, pod_fin, client_ack, client_next, client_fin, agent_end, status, requests;
 };
 
 /**

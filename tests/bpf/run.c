@@ -128,12 +128,13 @@ static void find_owner(struct run *run)
 
 static void apply(struct slot *slot, const struct step *step)
 {
-#define APPLY(field) slot->field = step->after.field ? step->after.field : slot->field
+#define APPLY(field) slot->field = step->after.field ? (__typeof__(slot->field))step->after.field : slot->field
 	APPLY(flags);
 	APPLY(pod_ack);
 	APPLY(pod_start);
 	APPLY(pod_next);
 	APPLY(pod_fin);
+	APPLY(client_ack);
 	APPLY(client_next);
 	APPLY(client_fin);
 	APPLY(agent_end);
@@ -213,6 +214,8 @@ static void check_slot(const struct run *run, const struct slot *got, const stru
 	CHECK(pod_ack);
 	CHECK(pod_next);
 	CHECK(pod_fin);
+	if (run->step->after.client_ack)
+		CHECK(client_ack);
 	CHECK(client_next);
 	CHECK(client_fin);
 	CHECK(status);
@@ -226,6 +229,7 @@ static void check_slot(const struct run *run, const struct slot *got, const stru
 	CHECK(client_isn);
 #undef CHECK
 	rest.flags = got->flags;
+	rest.client_ack = got->client_ack; /* each of the client's packets has one */
 	if (memcmp(got, &rest, sizeof(*got)))
 		FAIL(run, "%s", "another field of a slot has changed");
 }

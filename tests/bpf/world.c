@@ -334,7 +334,7 @@ static void put_control(const struct fixture *fixture)
 static void slot_of(struct slot *slot, const struct connection *conn)
 {
 	*slot = (struct slot){ .state = SLOT_HANDED, .flags = conn->slot.flags, .gen = SLOT_GEN, .pod_ack = conn->slot.pod_ack,
-		.pod_next = conn->slot.pod_next, .pod_fin = conn->slot.pod_fin, .client_next = conn->slot.client_next,
+		.pod_next = conn->slot.pod_next, .client_ack = conn->slot.pod_start, .pod_fin = conn->slot.pod_fin, .client_next = conn->slot.client_next,
 		.client_fin = conn->slot.client_fin, .agent_end = conn->slot.agent_end, .client_isn = conn->client_isn,
 		.request_end = conn->request_end, .pod_start = conn->slot.pod_start, .client_start = conn->slot.pod_start + conn->d,
 		.generation = ENDPOINT_GENERATION,
@@ -346,7 +346,7 @@ static void slot_of(struct slot *slot, const struct connection *conn)
 
 static void slot_override(struct slot *slot, const struct numbers *by)
 {
-#define OVERRIDE(field) slot->field = by->field ? by->field : slot->field
+#define OVERRIDE(field) slot->field = by->field ? (__typeof__(slot->field))by->field : slot->field
 	OVERRIDE(flags);
 	OVERRIDE(pod_ack);
 	OVERRIDE(pod_start);

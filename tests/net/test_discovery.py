@@ -2,10 +2,11 @@
 """Pods that come and go while their streams are in the kernel."""
 import json
 import os
+import time
 
 import lib_kernel
 from conftest import only
-from lib_agent import POD_PORT
+from lib_agent import POD_PORT, PORT
 from lib_net import pod_address, wait_for
 from lib_peer import fetch, stream_body
 from test_life import STREAMS
@@ -45,6 +46,24 @@ def test_streams_of_a_removed_pod_are_reset_and_no_other(world, tmp_path):
     write(path, [0, 1, 2])
     w.agent.ready(3)
     w.load(count=60).all_ok()
+
+
+@only("kernel")
+def test_a_client_that_missed_data_is_reset(world, tmp_path):
+    """What the pod has sent last is lost on the way to the client, which expects an older number. Nor is it heard when it asks back."""
+    w = world(pods=2)
+    path = tmp_path / "pods.yaml"
+    start(w, path, range(2), "--drain-timeout", "300ms")
+    load = w.load(count=20, timeout=10_000, **STREAMS)
+    load.wait_heads()
+    w.assert_handed_over(20)
+    w.client.run("iptables", "-A", "INPUT", "-p", "tcp", "-m", "length", "--length", "100:", "-j", "DROP")
+    w.node.run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(PORT), "--tcp-flags", "SYN,RST,ACK", "ACK", "-j", "DROP")
+    time.sleep(0.3)
+    path.write_text("[]")
+    result = load.result()
+    assert result["reset"] == 20, result
+    w.agent.idle()
 
 
 @only("kernel")

@@ -21,7 +21,7 @@ static uint32_t random_below(uint32_t n)
 
 /* Numbers count from the start of the connection: @base is taken off, so that 0 may lie anywhere. */
 struct model {
-	uint64_t pod_ack, pod_next, pod_start, client_next, agent_end, pod_fin, client_fin;
+	uint64_t pod_ack, pod_next, pod_start, client_ack, client_next, agent_end, pod_fin, client_fin;
 	uint32_t flags, requests;
 	uint64_t request_end;
 	uint32_t client_isn;
@@ -96,6 +96,7 @@ static enum reason model_client(struct model *model, const struct said *said)
 	model_life(model);
 	if (!model_is_plausible(said, model->client_next, model->pod_next, SLOT_WINDOW))
 		return REASON_NONE;
+	model->client_ack = max(model->client_ack, said->ack);
 	if (model->flags & SLOT_POD_FIN && said->ack >= model->pod_fin)
 		model->flags |= SLOT_POD_FIN_ACKED;
 	if (said->len && said->seq >= model->request_end && model->flags & SLOT_ANSWERING) {
@@ -162,14 +163,14 @@ static void begin(struct life *life)
 	memset(life, 0, sizeof(*life));
 	life->client_base = random_below(2) ? random_below(UINT32_MAX) : (uint32_t)-(now + random_below(FAR));
 	life->pod_base = random_below(2) ? random_below(UINT32_MAX) : (uint32_t)-(now + random_below(FAR));
-	*model = (struct model){ .pod_ack = now - random_below(3) * 100, .pod_next = now, .pod_start = now,
+	*model = (struct model){ .pod_ack = now - random_below(3) * 100, .pod_next = now, .pod_start = now, .client_ack = now,
 		.client_next = now, .agent_end = now,
 		.request_end = now, .client_isn = (uint32_t)now - 10000 };
 	if (model->pod_ack == now && random_below(2))
 		model->flags = SLOT_ACKED;
 	life->up = (struct flow){ .seq_add = random_below(UINT32_MAX), .ack_sub = random_below(UINT32_MAX) };
 	life->slot = (struct slot){ .flags = model->flags, .pod_ack = (uint32_t)model->pod_ack + life->client_base,
-		.pod_next = (uint32_t)now + life->pod_base, .pod_start = (uint32_t)now + life->pod_base,
+		.pod_next = (uint32_t)now + life->pod_base, .pod_start = (uint32_t)now + life->pod_base, .client_ack = (uint32_t)now + life->pod_base,
 		.client_next = (uint32_t)now + life->client_base, .agent_end = (uint32_t)now + life->client_base,
 		.request_end = (uint32_t)now + life->client_base - life->up.seq_add,
 		.client_isn = model->client_isn + life->client_base - life->up.seq_add };
@@ -226,6 +227,7 @@ static void compare(const struct life *life)
 	assert_int_equal(slot->pod_ack, (uint32_t)model->pod_ack + life->client_base);
 	assert_int_equal(slot->client_next, (uint32_t)model->client_next + life->client_base);
 	assert_int_equal(slot->pod_next, (uint32_t)model->pod_next + life->pod_base);
+	assert_int_equal(slot->client_ack, (uint32_t)model->client_ack + life->pod_base);
 	if (model->flags & SLOT_CLIENT_FIN)
 		assert_int_equal(slot->client_fin, (uint32_t)model->client_fin + life->client_base);
 	if (model->flags & SLOT_POD_FIN)
