@@ -18,7 +18,7 @@
 #include "agent/listener.h"
 #include "lib/log.h"
 
-enum { HEAD_MAX = 8192, BODY_MAX = 4096, TIMEOUT_S = 30, GENERATION_MAX = 128, BACKLOG = 128, PAUSE_S = 1 };
+enum { HEAD_MAX = 8192, BODY_MAX = 4096, TIMEOUT_S = 30, GENERATION_MAX = 128, BACKLOG = 128, PAUSE_S = 1, COMPLAIN_EVERY_MS = 10000 };
 
 /*
  * @http:     accepts, by @listener. NULL while there is no memory for it.
@@ -54,8 +54,10 @@ static struct bufferevent *on_connection(struct event_base *base, void *arg)
 /* Out of descriptors: it would be tried, and complained about, all the time. */
 static void on_accept_failed(struct evconnlistener *listener, void *arg)
 {
+	static struct log_pace pace; /* @arg is libevent's own */
+
 	(void)arg;
-	log_warn("accepting connections paused", "errno=%d port=admin", errno);
+	log_paced(&pace, 1, COMPLAIN_EVERY_MS, LOG_LEVEL_WARN, "accepting connections paused", "errno=%d port=admin", errno);
 	evconnlistener_disable(listener);
 }
 

@@ -8,8 +8,9 @@
 
 #include "agent/agent.h"
 #include "agent/discovery.h"
+#include "lib/log.h"
 
-enum { DISCOVERY_SOURCES_MAX = 32 };
+enum { DISCOVERY_SOURCES_MAX = 32, DISCOVERY_LOG_LINES = 10, DISCOVERY_LOG_MS = 10000 };
 
 struct discovery_source {
 	struct discovery *discovery;
@@ -19,6 +20,7 @@ struct discovery_source {
 	uint32_t n;
 	struct discovered *at; /* sorted by address, each once */
 	uint64_t updates, failures;
+	struct log_pace too_many;
 };
 
 /* What is known of an endpoint beside the table. @gone_ms: no longer listed, to be removed then at the latest; 0: listed. */
@@ -44,6 +46,7 @@ struct discovery {
 	struct discovery_known known[ENDPOINT_MAX];
 	struct discovery_merged *merged;
 	struct event *linger;
+	struct log_pace changes, updates, no_room;
 	struct endpoint_entry *pinned; /* while starting */
 };
 

@@ -11,7 +11,7 @@
 
 #include "lib/log.h"
 
-enum { MEAN_OF = 64 }; /* requests that mean_tokens looks back on */
+enum { MEAN_OF = 64 /* requests that mean_tokens looks back on */, STATE_LOG_LINES = 10, STATE_LOG_MS = 10000 };
 
 static const char *const state_names[] = { "gone", "starting", "ready", "degraded", "ejected", "draining" };
 static_assert(sizeof(state_names) / sizeof(state_names[0]) == ENDPOINT_STATE_N, "a name for each state");
@@ -164,7 +164,8 @@ static int place(struct endpoint_table *table, uint32_t index, uint32_t generati
 	struct endpoint *endpoint = &table->at[index];
 
 	endpoint_forget_pace(table, index);
-	*endpoint = (struct endpoint){ .generation = generation, .config = *config, .role = config->role, .trust = 1 };
+	*endpoint = (struct endpoint){ .generation = generation, .config = *config, .role = config->role, .trust = 1,
+		.state_pace = endpoint->state_pace, .failure_pace = endpoint->failure_pace };
 	endpoint->model_hash = endpoint_model_hash(config->model);
 	address_format(&config->address, endpoint->name);
 	if (index >= table->n)
@@ -223,7 +224,7 @@ void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpo
 	char quoted[128];
 
 	assert(legal[endpoint->state][state]);
-	log_info("endpoint state changed", "endpoint=%s from=%s to=%s why=%s", endpoint->name, state_names[endpoint->state],
+	log_paced(&endpoint->state_pace, STATE_LOG_LINES, STATE_LOG_MS, LOG_LEVEL_INFO, "endpoint state changed", "endpoint=%s from=%s to=%s why=%s", endpoint->name, state_names[endpoint->state],
 		state_names[state], log_quote(why, quoted, sizeof(quoted)));
 	table->transitions[endpoint->state][state]++;
 	endpoint->state = state;

@@ -9,6 +9,7 @@
 
 #include "agent/pace.h"
 #include "lib/address.h"
+#include "lib/log.h"
 
 enum { ENDPOINT_MAX = 1024, ENDPOINT_MODEL_MAX = 256, ENDPOINT_WHY_MAX = 112, ENDPOINT_NAMES_MAX = 64 };
 
@@ -62,7 +63,7 @@ struct endpoint {
 	struct pace pace;
 	uint64_t requests; /* ever */
 	uint64_t since_ms;
-	uint64_t failure_logged_ms;
+	struct log_pace state_pace, failure_pace, leaving_pace;
 	char why[ENDPOINT_WHY_MAX];
 	struct endpoint_config config;
 	char name[ADDRESS_TEXT_MAX]; /* of the address, for logs and labels */

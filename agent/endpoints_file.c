@@ -24,7 +24,7 @@
 #include "agent/discovery_sources.h"
 #include "lib/log.h"
 
-enum { FILE_BYTES_MAX = 4 << 20, SETTLE_MS = 20, SETTLE_OPEN_MS = 1000, POLL_MS = 3000 };
+enum { FILE_BYTES_MAX = 4 << 20, SETTLE_MS = 20, SETTLE_OPEN_MS = 1000, POLL_MS = 3000, LOG_LINES = 10, LOG_MS = 10000 };
 
 struct endpoints_file {
 	struct discovery_source *source;
@@ -33,6 +33,7 @@ struct endpoints_file {
 	struct stat seen;
 	int inotify, watch; /* -1: none */
 	struct event *changed, *settled, *poll;
+	struct log_pace refused, taken;
 };
 
 /* ---- reading ---- */
@@ -114,12 +115,12 @@ static void read_again(struct endpoints_file *file)
 	if (load(file->path, &file->seen, &items, &n, &error)) {
 		if (error.line)
 			snprintf(place, sizeof(place), ":%u:%u", error.line, error.column);
-		log_error("endpoints file not taken", "at=%s%s error=%s kept=\"what was read last\"", file->path, place,
+		log_paced(&file->refused, LOG_LINES, LOG_MS, LOG_LEVEL_ERROR, "endpoints file not taken", "at=%s%s error=%s kept=\"what was read last\"", file->path, place,
 			log_quote(error.what, quoted, sizeof(quoted)));
 		discovery_failed(file->source);
 		return;
 	}
-	log_info("endpoints file read", "file=%s endpoints=%u", file->path, n);
+	log_paced(&file->taken, LOG_LINES, LOG_MS, LOG_LEVEL_INFO, "endpoints file read", "file=%s endpoints=%u", file->path, n);
 	discovery_publish(file->source, items, n);
 	free(items);
 }

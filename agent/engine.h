@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "agent/engine_text.h"
+#include "lib/log.h"
 
 struct agent;
 struct engines;
@@ -19,6 +20,7 @@ struct engine_state {
 	bool is_fresh, is_known, told_capacity;
 	uint64_t at_ms, samples, failures, restarts;
 	struct engine_sample sample;
+	struct log_pace restarted_pace, capacity_pace;
 };
 
 struct engines *engines_new(struct agent *agent);

@@ -18,8 +18,6 @@
 #include "agent/session.h"
 #include "lib/log.h"
 
-enum { SECRET_LOG_MS = 60000 };
-
 static void ignore(struct events *events, enum events_ignored why)
 {
 	events->stats.ignored[why]++;
@@ -45,14 +43,9 @@ int events_find_endpoint(struct events *events, const struct address *address)
 
 void events_secret_differs(struct events *events)
 {
-	uint64_t now_ms = agent_now_ms();
-
 	ignore(events, EVENTS_IGNORED_SECRET);
 	events->stats.secret_differs = true;
-	if (events->secret_logged_ms && now_ms - events->secret_logged_ms < SECRET_LOG_MS)
-		return;
-	events->secret_logged_ms = now_ms;
-	log_error("another agent hashes sessions with another secret: its sessions are not taken over",
+	log_paced(&events->other_secret, 1, EVENTS_LOG_MS, LOG_LEVEL_ERROR, "another agent hashes sessions with another secret: its sessions are not taken over",
 		"hint=\"give all agents the same --session-secret-file\" ignored=%lu",
 		(unsigned long)events->stats.ignored[EVENTS_IGNORED_SECRET]);
 }

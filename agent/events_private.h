@@ -7,6 +7,7 @@
 #include "agent/events.h"
 #include "agent/events_load.h"
 #include "agent/events_queue.h"
+#include "lib/log.h"
 #include "lib/redis_conn.h"
 
 #define EVENTS_STREAM	   "llmd:events"
@@ -16,7 +17,7 @@
 #define EVENTS_POD_KEY	   "llmd:pod:"
 #define EVENTS_DRAIN_KEY   "llmd:drain:"
 
-enum { EVENTS_LOAD_MS = 500, EVENTS_ADDRESS_CACHE = 1024, EVENTS_ID_TEXT = 17 };
+enum { EVENTS_LOG_LINES = 10, EVENTS_LOG_MS = 60000, EVENTS_LOAD_MS = 500, EVENTS_ADDRESS_CACHE = 1024, EVENTS_ID_TEXT = 17 };
 
 /** struct events_entry - one being read. @base: depth at which the list of entries lies in the reply. */
 struct events_entry {
@@ -39,21 +40,23 @@ struct events_told {
 /**
  * struct events_reader - @last: entry that was read last. @check: that must still be in the stream after a read, or
  * something was missed. @live_from: entries up to it are in the snapshot, too. @passed_seq: own words up to it may lie before
- * what is read. @went_back: Redis has lost what it had taken. @n_read: entries of the present answer. @is_current: the answer
+ * what is read. @went_back: Redis has lost what it had taken. @rests: nothing is asked before the next tick. @n_read: entries of the present answer. @is_current: the answer
  * before it was the whole rest of the stream. @clock_ms: what Redis' clock is ahead of ours, modulo 2^64.
  */
 struct events_reader {
 	struct redis_conn *conn;
 	enum events_state state;
-	bool knows_last, wants_resync, went_back, is_current;
+	bool knows_last, wants_resync, went_back, is_current, rests;
 	uint32_t n_read;
 	enum events_resync why;
 	struct stream_id last, check, live_from;
 	uint32_t passed_seq;
 	uint64_t clock_ms;
 	uint64_t time_part;
+	uint64_t asked_ms, resynced_ms;
 	uint32_t endpoint_changes;
 	char reported[64]; /* the reason last logged */
+	struct log_pace states, gaps, endless;
 	struct events_entry entry;
 	struct events_snapshot *snapshot;
 };
@@ -70,7 +73,8 @@ struct events_writer {
 	struct events_told sent, told[2];
 	uint64_t sent_kinds[CACHE_EVENT_KIND_N];
 	bool failed, had_load;
-	uint64_t drains_kept_ms, key_logged_ms;
+	uint64_t drains_kept_ms;
+	struct log_pace refused, taken, key_refused, told_again;
 	uint32_t drain_said[ENDPOINT_MAX]; /* generation of the endpoint of which the last word was this agent's */
 	enum events_fault fault;
 	uint32_t seq;
@@ -92,7 +96,7 @@ struct events {
 	struct events_loads loads;
 	uint64_t expiry_ms; /* when @expiry is due */
 	struct events_stats stats;
-	uint64_t secret_logged_ms;
+	struct log_pace other_secret;
 	uint16_t address_cache[EVENTS_ADDRESS_CACHE];
 };
 
@@ -158,6 +162,7 @@ int events_reader_init(struct events *events);
 void events_reader_fini(struct events *events);
 void events_want_resync(struct events *events, enum events_resync why);
 void events_read_stream(struct events *events); /* the snapshot is in */
+void events_reader_tick(struct events *events);
 void events_entry_item(struct events *events, struct events_entry *entry, const struct redis_item *item,
 	void (*done)(struct events *events, struct events_entry *entry));
 void events_entry_end(struct events *events, struct events_entry *entry, void (*done)(struct events *events, struct events_entry *entry));

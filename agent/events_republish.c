@@ -42,7 +42,8 @@ void events_republish_begin(struct events *events)
 
 	republish->runs = true;
 	republish->endpoint = republish->cursor = 0;
-	log_info("telling Redis again what this agent knows", NULL);
+	log_paced(&events->writer.told_again, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_INFO, "telling Redis again what this agent knows",
+		"agent=%s", events->id_text);
 	events_republish_step(events);
 }
 

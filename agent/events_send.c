@@ -8,7 +8,7 @@
 #include "agent/events_private.h"
 #include "lib/log.h"
 
-enum { POD_ENTRIES_MAX = 4096, NUMBER_TEXT = 24, KEY_LOG_MS = 60000 };
+enum { POD_ENTRIES_MAX = 4096, NUMBER_TEXT = 24 };
 
 /* ---- faults ---- */
 
@@ -26,12 +26,12 @@ static enum events_fault fault_of(const struct redis_item *item)
 	return EVENTS_FAULT_OTHER;
 }
 
-static void log_refusal(const char *what, const struct redis_item *item)
+static void log_refusal(struct log_pace *pace, unsigned lines, const char *what, const struct redis_item *item)
 {
 	char text[128], quoted[256];
 
 	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
-	log_warn(what, "why=%s error=%s", events_fault_name(fault_of(item)), log_quote(text, quoted, sizeof(quoted)));
+	log_paced(pace, lines, EVENTS_LOG_MS, LOG_LEVEL_WARN, what, "why=%s error=%s", events_fault_name(fault_of(item)), log_quote(text, quoted, sizeof(quoted)));
 }
 
 void events_note_fault(struct events *events, const struct redis_item *item)
@@ -44,7 +44,7 @@ void events_note_fault(struct events *events, const struct redis_item *item)
 	if (events->writer.fault == fault)
 		return;
 	events->writer.fault = fault;
-	log_refusal("Redis does not take what this agent knows", item);
+	log_refusal(&events->writer.refused, EVENTS_LOG_LINES, "Redis does not take what this agent knows", item);
 }
 
 /* It may have been emptied while it took nothing, not even a new epoch. */
@@ -52,7 +52,7 @@ void events_no_fault(struct events *events)
 {
 	if (events->writer.fault == EVENTS_FAULT_NONE)
 		return;
-	log_info("Redis takes what this agent knows again", "dropped=%lu", (unsigned long)events->stats.dropped);
+	log_paced(&events->writer.taken, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_INFO, "Redis takes what this agent knows again", "dropped=%lu", (unsigned long)events->stats.dropped);
 	events->writer.fault = EVENTS_FAULT_NONE;
 	events_check_epoch(events);
 }
@@ -60,13 +60,8 @@ void events_no_fault(struct events *events)
 /* A key of the snapshot, and not the stream: only agents that start later miss what was to be there. */
 void events_note_key_fault(struct events *events, const struct redis_item *item)
 {
-	uint64_t now_ms = agent_now_ms();
-
 	events->stats.faults[fault_of(item)]++;
-	if (events->writer.key_logged_ms && now_ms - events->writer.key_logged_ms < KEY_LOG_MS)
-		return;
-	events->writer.key_logged_ms = now_ms;
-	log_refusal("Redis does not take a key of the snapshot", item);
+	log_refusal(&events->writer.key_refused, 1, "Redis does not take a key of the snapshot", item);
 }
 
 /* ---- commands ---- */

@@ -16,6 +16,7 @@
 #include "agent/datapath.h"
 #include "agent/endpoint.h"
 #include "agent/flow_table.h"
+#include "lib/log.h"
 
 enum { NO_SLOT = -1 };
 
@@ -44,6 +45,7 @@ struct flow_table {
 	struct ring_buffer *ring;
 	struct event *wake, *tick, *second;
 	struct flow_counts counts;
+	struct log_pace resets;
 };
 
 static inline bool flow_is_straight(const struct flow_table *table, uint32_t index)

@@ -25,7 +25,7 @@
 #include "agent/upstream.h"
 #include "lib/log.h"
 
-enum { STATUS_UNKNOWN = 499, ID_WIDTH = sizeof(((struct slot *)NULL)->request_id) };
+enum { STATUS_UNKNOWN = 499, RESETS_LOGGED = 100, ID_WIDTH = sizeof(((struct slot *)NULL)->request_id) };
 
 struct slot *flow_slot(struct flow_table *table, uint32_t index)
 {
@@ -297,7 +297,8 @@ void flow_reset(struct flow_table *table, uint32_t index, const char *why)
 
 	if (flow_end_both(datapath_map_fd(table->datapath, MAP_FLOWS), slot, index, err)) {
 		table->counts.reset++;
-		log_info("flow reset", "id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH, slot->request_id, why, -err[0], -err[1]);
+		log_paced(&table->resets, RESETS_LOGGED, 1000, LOG_LEVEL_INFO, "flow reset", "id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH,
+			slot->request_id, why, -err[0], -err[1]);
 	}
 	flow_close(table, index);
 }

@@ -27,7 +27,7 @@ struct listeners {
 	unsigned n;
 	bool paused;
 	struct event *pause; /* out of descriptors: tries again after a while */
-	uint64_t quiet_until_ms;
+	struct log_pace pace;
 	struct event *event[CONFIG_LISTEN_MAX];
 	int fd[CONFIG_LISTEN_MAX];
 };
@@ -64,10 +64,8 @@ static void accept_failed(struct listeners *listeners, int err)
 	metrics_accept_error(listeners->agent->metrics);
 	if (err != EMFILE && err != ENFILE && err != ENOBUFS && err != ENOMEM)
 		return; /* of that connection alone, as ECONNABORTED */
-	if (agent_now_ms() >= listeners->quiet_until_ms) {
-		listeners->quiet_until_ms = agent_now_ms() + COMPLAIN_EVERY_MS;
-		log_warn("accepting connections paused", "errno=%d connections=%lu", err, (unsigned long)listeners->agent->n_clients);
-	}
+	log_paced(&listeners->pace, 1, COMPLAIN_EVERY_MS, LOG_LEVEL_WARN, "accepting connections paused", "errno=%d connections=%lu", err,
+		(unsigned long)listeners->agent->n_clients);
 	set_paused(listeners, true);
 	event_add(listeners->pause, &pause);
 }

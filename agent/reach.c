@@ -10,7 +10,7 @@
 #include "agent/upstream.h"
 #include "lib/log.h"
 
-enum { FAILURE_LOG_MS = 1000 };
+enum { FAILURE_LOG_MS = 1000, LEAVING_LOGGED = 20 };
 
 static void record_decision(struct exchange *exchange)
 {
@@ -117,7 +117,8 @@ void exchange_leave_pod(struct exchange *exchange)
 
 	if (!waits || exchange->status || exchange->answered || !exchange->at_hand)
 		return;
-	log_info("request leaves its pod", "id=%s pod=%s", exchange->request_id, exchange_pod_name(exchange));
+	log_paced(&agent->endpoints->at[exchange->decision.endpoint].leaving_pace, LEAVING_LOGGED, 1000, LOG_LEVEL_INFO, "request leaves its pod",
+		"id=%s pod=%s", exchange->request_id, exchange_pod_name(exchange));
 	metrics_upstream(agent->metrics, METRICS_UPSTREAM_FAILED);
 	exchange_try_elsewhere(exchange); /* or it goes on waiting: it may still be answered */
 }
@@ -155,16 +156,13 @@ static void refuse_for_own_trouble(struct exchange *exchange, int err)
 	exchange_refuse(exchange, 503, "overloaded_error", "the router is out of resources", "Retry-After: 1\r\n");
 }
 
-/* One line a second for each pod, or an outage would fill the disk, too; the others are there at level debug. */
+/* One line a second for each pod, or an outage would fill the disk, too. */
 static void log_failure(const struct exchange *exchange, int err, const char *what)
 {
 	struct endpoint *endpoint = &exchange->client->agent->endpoints->at[exchange->decision.endpoint];
-	bool again = agent_now_ms() - endpoint->failure_logged_ms < FAILURE_LOG_MS;
 
-	if (!again)
-		endpoint->failure_logged_ms = agent_now_ms();
-	log_event(again ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "pod failed", "id=%s pod=%s what=\"%s\" errno=%d", exchange->request_id,
-		exchange_pod_name(exchange), what, -err);
+	log_paced(&endpoint->failure_pace, 1, FAILURE_LOG_MS, LOG_LEVEL_WARN, "pod failed", "id=%s pod=%s what=\"%s\" errno=%d",
+		exchange->request_id, exchange_pod_name(exchange), what, -err);
 }
 
 void exchange_fail(struct exchange *exchange, int err, const char *what)

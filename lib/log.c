@@ -57,7 +57,7 @@ const char *log_quote(const char *text, char *out, unsigned size)
 		if (c == '"' || c == '\\') {
 			out[n++] = '\\';
 			out[n++] = (char)c;
-		} else if (c < 0x20 || c == 0x7f) {
+		} else if (c < 0x20 || c > 0x7e) { /* nor anything that might not be UTF-8 */
 			n += (unsigned)snprintf(out + n, size - n, "\\u%04x", c);
 		} else {
 			out[n++] = (char)c;
@@ -145,19 +145,10 @@ static void line_begin(struct line *line, enum log_level level, const char *mess
 	line_add_text(line, head);
 }
 
-void log_event(enum log_level level, const char *message, const char *fields, ...)
+static void write_line(enum log_level level, const char *message, char *text)
 {
 	struct line line = { 0 };
-	char text[LOG_LINE_MAX] = "";
-	va_list args;
 
-	if (!log_enabled(level))
-		return;
-	if (fields) {
-		va_start(args, fields);
-		vsnprintf(text, sizeof(text), fields, args);
-		va_end(args);
-	}
 	for (char *c = text; *c; c++)
 		if ((unsigned char)*c < 0x20)
 			*c = '?';
@@ -172,4 +163,60 @@ void log_event(enum log_level level, const char *message, const char *fields, ..
 	line.text[line.len++] = '\n';
 	if (write(STDERR_FILENO, line.text, line.len) < 0)
 		return; /* nowhere left to say so */
+}
+
+void log_event(enum log_level level, const char *message, const char *fields, ...)
+{
+	char text[LOG_LINE_MAX] = "";
+	va_list args;
+
+	if (!log_enabled(level))
+		return;
+	if (fields) {
+		va_start(args, fields);
+		vsnprintf(text, sizeof(text), fields, args);
+		va_end(args);
+	}
+	write_line(level, message, text);
+}
+
+/* Return: whether it is its turn; @passed_over: how many were not since the last one. */
+static bool pace_take(struct log_pace *pace, unsigned lines, unsigned per_ms, unsigned long *passed_over)
+{
+	struct timespec now;
+	uint64_t now_ms;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	now_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	if (!pace->begun_ms || now_ms - pace->begun_ms >= per_ms) {
+		pace->begun_ms = now_ms;
+		pace->used = 0;
+	}
+	if (pace->used == lines) {
+		pace->passed_over++;
+		return false;
+	}
+	pace->used++;
+	*passed_over = pace->passed_over;
+	pace->passed_over = 0;
+	return true;
+}
+
+void log_paced(struct log_pace *pace, unsigned lines, unsigned per_ms, enum log_level level, const char *message, const char *fields, ...)
+{
+	char text[LOG_LINE_MAX];
+	unsigned long passed_over = 0;
+	va_list args;
+	size_t n = 0;
+
+	if (!pace_take(pace, lines, per_ms, &passed_over))
+		level = LOG_LEVEL_DEBUG;
+	if (!log_enabled(level))
+		return;
+	if (passed_over)
+		n = (size_t)snprintf(text, sizeof(text), "passed_over=%lu ", passed_over);
+	va_start(args, fields);
+	vsnprintf(text + n, sizeof(text) - n, fields, args);
+	va_end(args);
+	write_line(level, message, text);
 }

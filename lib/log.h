@@ -26,6 +26,20 @@ bool log_enabled(enum log_level level);
 void log_event(enum log_level level, const char *message, const char *fields, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/** struct log_pace - of one place from which lines may come faster than anybody reads them. Zero to begin with. */
+struct log_pace {
+	uint64_t begun_ms;
+	unsigned used;
+	unsigned long passed_over;
+};
+
+/**
+ * log_paced() - as log_event(), but at most @lines in @per_ms. The first one after that says how many were passed over
+ * ("passed_over=7"). At level debug all are there.
+ */
+void log_paced(struct log_pace *pace, unsigned lines, unsigned per_ms, enum log_level level, const char *message, const char *fields, ...)
+	__attribute__((format(printf, 6, 7)));
+
 /** log_quote() - @text as a double-quoted string with JSON's escapes, cut to fit @size. Return: @out. */
 const char *log_quote(const char *text, char *out, unsigned size);
 

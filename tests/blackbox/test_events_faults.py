@@ -382,3 +382,16 @@ def test_all_agree_whatever_befell_redis(cluster, under_load):
     keys = work.stop()
     told(c)
     assert all(same(c, keys, f"after {done}, seed {seed}")["sessions"])
+
+
+def test_a_drain_that_flaps_does_not_fill_the_log(cluster):
+    """Anybody may say so in the stream, as fast as he likes."""
+    c = cluster(1, 2)
+    n = 500
+    c.redis.connection.many(("XADD", "llmd:events", "*", "v", 1, "t", "drain", "pod", c.pods[0], "on", i % 2) for i in range(2 * n + 1))
+    c.redis.add("t", "drain", "pod", c.pods[0], "on", 1)
+    wait_for(lambda: c.agents[0].metric('llmd_events_applied_total{kind="drain"}') == 2 * n + 2, "all to be applied")
+    assert same(c, [])["drained"] == [c.pods[0]]
+    changes = open(c.agents[0].log).read().count(f'"endpoint state changed" endpoint={c.pods[0]}')
+    assert 5 < changes < n
+    assert c.agents[0].metric('llmd_endpoint_transitions_total{from="starting",to="draining"}') >= n

@@ -232,6 +232,45 @@ static void log_lines_are_json(void **state)
 	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
 }
 
+/* Lines of five calls, the last after the time: which of them, and what the last one says of the others. */
+static unsigned paced(enum log_level level, char *last, size_t size)
+{
+	struct log_pace pace = { 0 };
+	int ends[2], stderr_fd = dup(STDERR_FILENO);
+	unsigned n = 0;
+	char text[4096];
+	ssize_t len;
+
+	assert_return_code(pipe(ends), errno);
+	dup2(ends[1], STDERR_FILENO);
+	log_setup(level, LOG_FORMAT_TEXT);
+	for (int i = 0; i < 5; i++) {
+		pace.begun_ms -= i == 4 ? 3600000 : 0;
+		log_paced(&pace, 2, 3600000, LOG_LEVEL_WARN, "often", "i=%d", i);
+	}
+	dup2(stderr_fd, STDERR_FILENO);
+	close(ends[1]);
+	len = read(ends[0], text, sizeof(text) - 1);
+	close(ends[0]);
+	close(stderr_fd);
+	text[len > 0 ? len : 0] = '\0';
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"), n++)
+		snprintf(last, size, "%s", line);
+	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_TEXT);
+	return n;
+}
+
+static void log_lines_are_paced(void **state)
+{
+	char last[256];
+
+	(void)state;
+	assert_int_equal(paced(LOG_LEVEL_INFO, last, sizeof(last)), 3);
+	assert_non_null(strstr(last, "level=warn msg=\"often\" passed_over=2 i=4"));
+	assert_int_equal(paced(LOG_LEVEL_DEBUG, last, sizeof(last)), 5);
+	assert_int_equal(paced(LOG_LEVEL_ERROR, last, sizeof(last)), 0);
+}
+
 static void histograms(void **state)
 {
 	static const double bounds[] = { 1, 2 };
@@ -255,6 +294,7 @@ int main(void)
 		cmocka_unit_test(addresses),
 		cmocka_unit_test(addresses_without_port),
 		cmocka_unit_test(log_lines_are_json),
+		cmocka_unit_test(log_lines_are_paced),
 		cmocka_unit_test(histograms),
 	};
 
