@@ -95,6 +95,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	struct events *events = arg;
 
 	(void)fd, (void)what;
+	events_reader_tick(events);
 	events_send_load(events);
 	if (agent_now_ms() - events->writer.drains_kept_ms >= 1000 * events_refresh_s(events))
 		events_keep_drains(events);

@@ -47,7 +47,7 @@ struct events_reader {
 	struct redis_conn *conn;
 	enum events_state state;
 	bool knows_last, wants_resync, went_back, is_current, rests;
-	uint32_t n_read;
+	uint32_t n_read, n_resyncs; /* of the latter, without calm between them */
 	enum events_resync why;
 	struct stream_id last, check, live_from;
 	uint32_t passed_seq;

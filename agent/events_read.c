@@ -13,6 +13,8 @@
  * All is: the end of the stream is noted, the snapshot's keys are read, then the stream from its first entry, with the
  * noted end as what must not be missing. What the snapshot holds and the stream tells again ends as the stream says. After a
  * gap only what follows the noted end is read: who could not keep up would be trimmed past again at the stream's other end.
+ *
+ * That is much to read: from the ninth time without calm between them on it is done once a second, whatever Redis says.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -24,13 +26,13 @@
 
 #define READ_BLOCK_MS "1000" /* well below the time after which an answer is overdue */
 
-enum { READ_ENTRIES = 512 };
+enum { READ_ENTRIES = 512, HASTY_MS = 250, RESYNCS_AT_ONCE = 8, RESYNC_PAUSE_MS = 1000, RESYNC_CALM_MS = 10000 };
 
 static void set_state(struct events *events, enum events_state state)
 {
 	if (events->reader.state == state)
 		return;
-	log_info("cache events", "from=%s to=%s", events_state_name(events->reader.state), events_state_name(state));
+	log_paced(&events->reader.states, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_INFO, "cache events", "from=%s to=%s", events_state_name(events->reader.state), events_state_name(state));
 	events->reader.state = state;
 }
 
@@ -86,6 +88,8 @@ void events_entry_item(struct events *events, struct events_entry *entry, const 
 
 static void on_entry(struct events *events, struct events_entry *entry)
 {
+	if (!stream_id_less(&events->reader.last, &entry->id)) /* no stream says that */
+		return;
 	events->reader.last = entry->id;
 	events->reader.n_read++;
 	events->stats.lag_s = (double)events_age_ms(events, &entry->id) / 1000;
@@ -139,18 +143,46 @@ static void on_length_item(void *ctx, const struct redis_item *item)
 
 static void resync(struct events *events);
 
-static void on_checked(void *ctx)
+static void read_on(struct events *events)
 {
-	struct events *events = ctx;
-
-	events->reader.check = events->reader.last;
-	events->reader.is_current = !events->reader.wants_resync && events->reader.n_read < READ_ENTRIES;
+	events->reader.rests = false;
 	if (events->reader.wants_resync) {
 		resync(events);
 		return;
 	}
 	events_read_stream(events);
 	events_republish_step(events);
+}
+
+static bool resyncs_too_often(const struct events *events)
+{
+	return events->reader.wants_resync && events->reader.n_resyncs >= RESYNCS_AT_ONCE &&
+	       agent_now_ms() - events->reader.resynced_ms < RESYNC_PAUSE_MS;
+}
+
+/* Redis waits before it says that there is nothing. Who does not (a proxy, say) would be asked all the time. */
+static bool answered_hastily(const struct events *events)
+{
+	return !events->reader.n_read && agent_now_ms() - events->reader.asked_ms < HASTY_MS;
+}
+
+static void on_checked(void *ctx)
+{
+	struct events *events = ctx;
+
+	events->reader.check = events->reader.last;
+	events->reader.is_current = !events->reader.wants_resync && events->reader.n_read < READ_ENTRIES;
+	events->reader.rests = events->reader.wants_resync ? resyncs_too_often(events) : answered_hastily(events);
+	if (!events->reader.rests)
+		read_on(events);
+	else if (events->reader.wants_resync)
+		set_state(events, EVENTS_LOADING);
+}
+
+void events_reader_tick(struct events *events)
+{
+	if (events->reader.rests && !resyncs_too_often(events))
+		read_on(events);
 }
 
 static void send_read(struct events *events)
@@ -162,6 +194,7 @@ static void send_read(struct events *events)
 	stream_id_format(&events->reader.last, last);
 	snprintf(entries, sizeof(entries), "%d", READ_ENTRIES);
 	events->reader.n_read = 0;
+	events->reader.asked_ms = agent_now_ms();
 	redis_send(events->reader.conn, &handler, 8, argument, NULL);
 }
 
@@ -235,8 +268,11 @@ static void resync(struct events *events)
 
 	events->stats.resyncs[events->reader.why]++;
 	if (events->reader.why == EVENTS_RESYNC_GAP)
-		log_warn("events were missed: all is read anew", "after=%lu", (unsigned long)events->reader.last.ms);
+		log_paced(&events->reader.gaps, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_WARN, "events were missed: all is read anew",
+			"after=%lu", (unsigned long)events->reader.last.ms);
 	events->reader.wants_resync = false;
+	events->reader.n_resyncs = agent_now_ms() - events->reader.resynced_ms < RESYNC_CALM_MS ? events->reader.n_resyncs + 1 : 0;
+	events->reader.resynced_ms = agent_now_ms();
 	events->reader.endpoint_changes = events->agent->endpoints->changes;
 	events->reader.live_from = (struct stream_id){ 0 };
 	events->reader.entry.base = 0;
@@ -291,7 +327,7 @@ static void on_lost(void *ctx, const char *why)
 	if (events->reader.state == EVENTS_LOADING) /* a snapshot that was read in part is begun again */
 		events->reader.knows_last = false;
 	set_state(events, EVENTS_CONNECTING);
-	events->reader.is_current = false;
+	events->reader.is_current = events->reader.rests = false;
 	if (!strncmp(events->reader.reported, why, sizeof(events->reader.reported) - 1))
 		return;
 	snprintf(events->reader.reported, sizeof(events->reader.reported), "%s", why);

@@ -12,7 +12,7 @@
 #include "agent/events_private.h"
 #include "lib/log.h"
 
-enum { KEYS_MAX = 65536, VALUES_MAX = 1000, FIRST_ROOM = 1024, CURSOR_MAX = 24 };
+enum { STEPS_MAX = 16384, POD_PAGES_MAX = 256, KEYS_MAX = 65536, VALUES_MAX = 1000, FIRST_ROOM = 1024, CURSOR_MAX = 24 };
 #define SCAN_COUNT  "1000"
 #define POD_ENTRIES "128"
 
@@ -26,12 +26,12 @@ struct key {
 
 /**
  * struct events_snapshot - @n keys of this step of the scan; @next: to be asked for; @answering: the first one of the
- * present answer. @after, @read: of a pod's blocks, the entry that was read last and how many of a page.
+ * present answer. @after, @read, @pages: of a pod's blocks, the entry that was read last, how many of a page, and of pages.
  */
 struct events_snapshot {
 	char cursor[CURSOR_MAX];
 	struct key *key;
-	uint32_t n, room, next, answering, read;
+	uint32_t n, room, next, answering, steps, read, pages;
 	struct stream_id after;
 	struct events_entry entry;
 };
@@ -201,6 +201,8 @@ static void on_block_entry(struct events *events, struct events_entry *entry)
 {
 	struct events_snapshot *snapshot = events->reader.snapshot;
 
+	if (!stream_id_less(&snapshot->after, &entry->id)) /* no stream says that */
+		return;
 	snapshot->read++;
 	snapshot->after = entry->id;
 	if (entry->event.fault != CACHE_EVENT_OK)
@@ -225,8 +227,9 @@ static void on_block_end(void *ctx)
 	struct events_snapshot *snapshot = events->reader.snapshot;
 
 	events_entry_end(events, &snapshot->entry, on_block_entry);
-	if (snapshot->read < (uint32_t)atoi(POD_ENTRIES)) {
+	if (snapshot->read < (uint32_t)atoi(POD_ENTRIES) || ++snapshot->pages == POD_PAGES_MAX) {
 		snapshot->next++;
+		snapshot->pages = 0;
 		snapshot->after = (struct stream_id){ 0 };
 	}
 	go_on(ctx);
@@ -259,7 +262,19 @@ static void scan(struct events *events)
 
 	strcpy(cursor, snapshot->cursor);
 	snapshot->n = snapshot->next = 0;
+	snapshot->steps++;
 	redis_send(events->reader.conn, &handler, 6, argument, NULL);
+}
+
+/* What was found must do: an agent that only scans would never hear what is told now. */
+static void end_scan(struct events *events)
+{
+	if (strcmp(events->reader.snapshot->cursor, "0")) {
+		bad_key(events);
+		log_paced(&events->reader.endless, 1, EVENTS_LOG_MS, LOG_LEVEL_WARN, "too many keys in Redis: not all were looked at",
+			"steps=%u hint=\"give llmd a database of its own\"", events->reader.snapshot->steps);
+	}
+	events_read_stream(events);
 }
 
 static void go_on(void *ctx)
@@ -271,10 +286,10 @@ static void go_on(void *ctx)
 		ask_values(events);
 	else if (snapshot->next < snapshot->n)
 		ask_blocks(events);
-	else if (strcmp(snapshot->cursor, "0"))
+	else if (strcmp(snapshot->cursor, "0") && snapshot->steps < STEPS_MAX)
 		scan(events);
 	else
-		events_read_stream(events);
+		end_scan(events);
 }
 
 void events_snapshot_begin(struct events *events)
@@ -283,5 +298,6 @@ void events_snapshot_begin(struct events *events)
 
 	strcpy(snapshot->cursor, "0");
 	snapshot->after = (struct stream_id){ 0 };
+	snapshot->steps = snapshot->pages = 0;
 	scan(events);
 }

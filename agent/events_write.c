@@ -314,7 +314,7 @@ static void on_epoch(void *ctx, const struct redis_item *item)
 	events_keep_drains(events);
 	if (!was_known && !writer->made_epoch)
 		return;
-	if (events->reader.state != EVENTS_LOADING)
+	if (was_known && events->reader.state != EVENTS_LOADING)
 		events_want_resync(events, EVENTS_RESYNC_GAP);
 	events_republish_begin(events);
 }
