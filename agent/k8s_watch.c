@@ -11,7 +11,8 @@
  *		leads back to LIST, and so does 400: the version makes no sense there.
  *
  * After a failure (refused, cut, garbage, 401 ...) the same is tried again from the version reached, after a pause that
- * doubles and of which a random half is waited. A watch that was good for something resets the pause.
+ * doubles and of which a random half is waited. A watch that lasted, or moved the version ahead, resets the pause; one that did not
+ * last is followed by a pause in any case. A list has at most PAGES_MAX pages: more objects than that are not kept.
  */
 #include "agent/k8s_watch.h"
 
@@ -30,11 +31,11 @@
 #include "agent/k8s_stream.h"
 #include "lib/log.h"
 
-enum { LIST_LIMIT = 250, LIST_MS = 60000, WATCH_S = 240, WATCH_SPREAD_S = 60, WATCH_GRACE_MS = 15000, GOOD_MS = 500 };
+enum { LIST_LIMIT = 250, PAGES_MAX = 256, LIST_MS = 60000, WATCH_S = 240, WATCH_SPREAD_S = 60, WATCH_GRACE_MS = 15000, GOOD_MS = 500 };
 enum { PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 30000, VERSION_MAX = 128, CONTINUE_MAX = 4096, TOKEN_MAX = 16384, QUERY_MAX = 2048 };
 enum { STATUS_OK = 200, STATUS_BAD_REQUEST = 400, STATUS_GONE = 410 };
 
-/* @is_gone: the server has said so within the stream. @problem: why the stream was ended from here. */
+/* @is_gone: the server has said so within the stream. @moved: the version, by this watch. @problem: why the stream was ended from here. */
 struct k8s_watch {
 	const struct k8s_api *api;
 	const struct k8s_watch_ops *ops;
@@ -42,10 +43,10 @@ struct k8s_watch {
 	struct http_fetch *fetch;
 	struct k8s_stream *stream;
 	struct event *next;
-	bool watching, metadata_only, is_gone;
+	bool watching, metadata_only, is_gone, moved;
 	int problem;
-	uint32_t pause_ms;
-	uint64_t begun_ms, n_events;
+	uint32_t pause_ms, pages;
+	uint64_t begun_ms;
 	char version[VERSION_MAX], more[CONTINUE_MAX];
 	char path[256], selector[QUERY_MAX];
 };
@@ -136,8 +137,7 @@ static int start_request(struct k8s_watch *watch)
 	k8s_stream_free(watch->stream);
 	watch->stream = k8s_stream_new(watch->watching ? K8S_WATCH : K8S_LIST, take_object, watch);
 	watch->problem = 0;
-	watch->is_gone = false;
-	watch->n_events = 0;
+	watch->is_gone = watch->moved = false;
 	watch->begun_ms = agent_now_ms();
 	watch->fetch = watch->stream ? http_fetch_start(watch->api->http, &request, &ops, watch) : NULL;
 	sodium_memzero(token, sizeof(token));
@@ -168,6 +168,8 @@ static const char *problem_text(int problem)
 		return "an object is too large";
 	case -ENOMEM:
 		return "no memory";
+	case -ELOOP:
+		return "the list does not end";
 	case -ECANCELED:
 		return "the server ended the watch";
 	default:
@@ -194,8 +196,10 @@ static void on_next(evutil_socket_t fd, short what, void *arg)
 	(void)fd, (void)what;
 	if (watch->fetch)
 		return;
-	if (!watch->watching && !*watch->more)
+	if (!watch->watching && !*watch->more) {
+		watch->pages = 0;
 		watch->ops->begin(watch->ctx);
+	}
 	if (start_request(watch))
 		attempt_failed(watch, 0, "no memory");
 }
@@ -224,7 +228,7 @@ static bool is_gone(struct json_object *status)
 static int take_event(struct k8s_watch *watch, struct json_object *json)
 {
 	const char *type = k8s_text(k8s_get(json, "type", NULL));
-	struct json_object *object = k8s_get(json, "object", NULL);
+	struct json_object *object = k8s_get(json, "object", NULL), *version = k8s_get(object, "metadata", "resourceVersion", NULL);
 
 	if (!strcmp(type, "ERROR")) {
 		watch->is_gone = is_gone(object);
@@ -236,8 +240,8 @@ static int take_event(struct k8s_watch *watch, struct json_object *json)
 		watch->ops->delete(watch->ctx, object);
 	else if (strcmp(type, "BOOKMARK"))
 		return -EPROTO;
-	keep_text(watch->version, sizeof(watch->version), k8s_get(object, "metadata", "resourceVersion", NULL));
-	watch->n_events++;
+	watch->moved |= *k8s_text(version) && strcmp(k8s_text(version), watch->version);
+	keep_text(watch->version, sizeof(watch->version), version);
 	return 0;
 }
 
@@ -259,28 +263,32 @@ static void list_again(struct k8s_watch *watch)
 	pause_more(watch);
 }
 
-/* Return: whether the page was whole. */
-static bool take_page(struct k8s_watch *watch)
+/* Return: 0, -EPROTO when the page was not whole, -ELOOP. */
+static int take_page(struct k8s_watch *watch)
 {
 	struct json_object *around = k8s_stream_end(watch->stream);
-	struct json_object *version = k8s_get(around, "metadata", "resourceVersion", NULL);
+	struct json_object *version = k8s_get(around, "metadata", "resourceVersion", NULL), *more = k8s_get(around, "metadata", "continue", NULL);
 	bool is_whole = *k8s_text(version) && keep_text(watch->version, sizeof(watch->version), version);
+	bool is_last = !*k8s_text(more), is_same = !is_last && !strcmp(k8s_text(more), watch->more);
 
 	*watch->more = '\0';
-	is_whole = is_whole && keep_text(watch->more, sizeof(watch->more), k8s_get(around, "metadata", "continue", NULL));
+	is_whole = is_whole && keep_text(watch->more, sizeof(watch->more), more);
 	json_object_put(around);
-	return is_whole;
+	if (!is_whole)
+		return -EPROTO;
+	return !is_last && (is_same || ++watch->pages == PAGES_MAX) ? -ELOOP : 0;
 }
 
 static void list_done(struct k8s_watch *watch, long status, const char *why)
 {
 	if (status == STATUS_GONE) {
 		list_again(watch);
-	} else if (status != STATUS_OK || watch->problem || *why) {
+		return;
+	}
+	if (status == STATUS_OK && !watch->problem && !*why)
+		watch->problem = take_page(watch);
+	if (status != STATUS_OK || watch->problem || *why) {
 		*watch->more = '\0';
-		attempt_failed(watch, status, why);
-	} else if (!take_page(watch)) {
-		watch->problem = -EPROTO;
 		attempt_failed(watch, status, why);
 	} else {
 		if (!*watch->more) {
@@ -293,15 +301,15 @@ static void list_done(struct k8s_watch *watch, long status, const char *why)
 
 static void watch_done(struct k8s_watch *watch, long status, const char *why)
 {
-	bool was_good = watch->n_events || agent_now_ms() - watch->begun_ms >= GOOD_MS;
+	bool lasted = agent_now_ms() - watch->begun_ms >= GOOD_MS;
 
-	if (status == STATUS_OK && was_good)
+	if (status == STATUS_OK && (lasted || (watch->moved && !watch->is_gone)))
 		watch->pause_ms = 0;
 	if (status == STATUS_GONE || status == STATUS_BAD_REQUEST || watch->is_gone)
 		list_again(watch);
 	else if (status != STATUS_OK || watch->problem || *why)
 		attempt_failed(watch, status, why);
-	else if (was_good)
+	else if (lasted)
 		begin_after(watch, 0);
 	else
 		pause_more(watch);

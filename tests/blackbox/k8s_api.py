@@ -44,7 +44,9 @@ class Collection:
 class Api:
     """
     Its knobs: split (bytes a write; 0: all at once), refuse (status for every request), page (objects a page at most),
-    garbage (bytes that every watch gets once, while they are set), bookmarks, gone_pages (continue tokens that answer 410).
+    garbage (bytes that every watch gets once, while they are set), bookmarks, gone_pages (continue tokens that answer 410),
+    tokens (an iterator: each list is one page without objects, and says that the rest comes for the next of these), short (a function:
+    a watch is the event that it returns, and ends).
     """
 
     def __init__(self, cert=None, token=None):
@@ -52,12 +54,13 @@ class Api:
         self.version, self.epoch = 100, 0
         self.collections = {"endpointslices": Collection(), "pods": Collection()}
         self.split, self.refuse, self.page, self.garbage, self.bookmarks, self.gone_pages = 0, None, 250, None, True, 0
-        self.refuse_pods, self.token = None, token
+        self.refuse_pods, self.token, self.tokens, self.short = None, token, None, None
         self.requests, self.watches = [], 0
         api = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_GET(self):
                 try:
@@ -163,7 +166,7 @@ class Api:
     def list(self, handler, kind, query):
         limit = min(int(query.get("limit", 10**6)), self.page)
         with self.lock:
-            if "continue" in query:
+            if "continue" in query and not self.tokens:
                 token = json.loads(base64.b64decode(query["continue"]))
                 items, version = token["items"], token["version"]
                 if self.gone_pages:
@@ -176,6 +179,9 @@ class Api:
             self.answer(handler, 410, status_of(410, "Expired"))
             return
         meta = {"resourceVersion": str(version)}
+        if self.tokens:
+            self.answer(handler, 200, {"kind": "List", "apiVersion": "v1", "metadata": {**meta, "continue": next(self.tokens)}, "items": []})
+            return
         if items[limit:]:
             meta["continue"] = base64.b64encode(json.dumps({"items": items[limit:], "version": version}).encode()).decode()
         self.answer(handler, 200, {"kind": "List", "apiVersion": "v1", "metadata": meta, "items": [o for o in objects if self.chosen(o, query)]})
@@ -197,6 +203,10 @@ class Api:
             handler.wfile.write(b"0\r\n\r\n")
             return
         self.watches += 1
+        if self.short:
+            self.event(handler, *self.short())
+            handler.wfile.write(b"0\r\n\r\n")
+            return
         soiled = None
         end = time.monotonic() + float(query.get("timeoutSeconds", 300))
         while time.monotonic() < end:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints from a Kubernetes API, which a script plays."""
+import itertools
 import json
 import subprocess
 import time
@@ -242,6 +243,50 @@ def test_five_thousand_endpoints_in_pages(run, api):
         api.delete(SLICES, f"s{i:02}")
     wait_for(lambda: len(table(agent)) == 100, "the last slice alone", 60)
     assert agent.metric("llmd_discovery_left_out") == 0
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["tells nothing", "goes ahead"])
+def test_watches_that_end_at_once(run, api, moves):
+    """They are bounded; and who goes ahead is still followed."""
+    api.put(SLICES, slice_of("a", [endpoint_of("10.1.0.1")]))
+    agent = follow(run, api)
+    becomes(agent, ["10.1.0.1"])
+
+    def bookmark():
+        with api.lock:
+            api.version += moves
+            return "BOOKMARK", {"kind": "EndpointSlice", "metadata": {"resourceVersion": str(api.version)}}
+
+    api.short = bookmark
+    api.cut()
+    wait_for(lambda: api.watches > 4, "watches that end")
+    before = api.watches
+    time.sleep(1)
+    assert api.watches - before <= (30 if moves else 12)
+    api.short = None
+    api.put(SLICES, slice_of("a", [endpoint_of("10.1.0.2")]))
+    becomes(agent, ["10.1.0.2"])
+
+
+@pytest.mark.parametrize("tokens", [itertools.repeat("again"), map(str, itertools.count(1))], ids=["the same token", "ever more tokens"])
+def test_a_list_without_end(run, api, tokens):
+    """What was known stays, and the list is begun again after a pause."""
+    pod = run(Pod, lambda c, r: c.sendall(answer(b"{}")))
+    port = int(pod.endpoint.split(":")[1])
+    api.put(SLICES, slice_of("a", [endpoint_of("127.0.0.1")], port))
+    agent = follow(run, api)
+    becomes(agent, ["127.0.0.1"], port)
+    failures = agent.metric("llmd_discovery_failures_total")
+    api.tokens = tokens
+    api.compact()
+    api.cut()
+    wait_for(lambda: agent.metric("llmd_discovery_failures_total") > failures and "the list does not end" in open(agent.log).read(), "a list to be given up", 60)
+    with agent.connect() as c:
+        c.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in c.recv(4096)
+    api.tokens = None
+    api.put(SLICES, slice_of("b", [endpoint_of("127.0.0.2")], port))
+    becomes(agent, ["127.0.0.1", "127.0.0.2"], port)
 
 
 @pytest.fixture
