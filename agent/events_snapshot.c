@@ -12,8 +12,7 @@
 #include "agent/events_private.h"
 #include "lib/log.h"
 
-enum { STEPS_MAX = 16384, POD_PAGES_MAX = 256, KEYS_MAX = 65536, VALUES_MAX = 1000, FIRST_ROOM = 1024, CURSOR_MAX = 24 };
-#define SCAN_COUNT  "1000"
+enum { POD_PAGES_MAX = 256, KEYS_MAX = 65536, VALUES_MAX = 1000, FIRST_ROOM = 1024, CURSOR_MAX = 24 };
 #define POD_ENTRIES "128"
 
 enum kind { SESSION, DRAIN, POD };
@@ -257,9 +256,10 @@ static void scan(struct events *events)
 {
 	struct events_snapshot *snapshot = events->reader.snapshot;
 	const struct redis_handler handler = { on_scan_item, go_on, events };
-	char cursor[CURSOR_MAX];
-	const char *const argument[] = { "SCAN", cursor, "MATCH", EVENTS_KEYS, "COUNT", SCAN_COUNT };
+	char cursor[CURSOR_MAX], count[12];
+	const char *const argument[] = { "SCAN", cursor, "MATCH", EVENTS_KEYS, "COUNT", count };
 
+	snprintf(count, sizeof(count), "%d", CACHE_EVENT_SCAN_COUNT);
 	strcpy(cursor, snapshot->cursor);
 	snapshot->n = snapshot->next = 0;
 	snapshot->steps++;
@@ -286,7 +286,7 @@ static void go_on(void *ctx)
 		ask_values(events);
 	else if (snapshot->next < snapshot->n)
 		ask_blocks(events);
-	else if (strcmp(snapshot->cursor, "0") && snapshot->steps < STEPS_MAX)
+	else if (strcmp(snapshot->cursor, "0") && snapshot->steps < CACHE_EVENT_SCANS_MAX)
 		scan(events);
 	else
 		end_scan(events);

@@ -19,6 +19,7 @@ enum {
 	CACHE_EVENT_LOADS_MAX = 1024,
 	CACHE_EVENT_FIELDS_MAX = 16,
 	CACHE_EVENT_TEXT_MAX = 98304, /* a load event of all pods */
+	CACHE_EVENT_SCAN_COUNT = 1000, CACHE_EVENT_SCANS_MAX = 16384, /* keys of the database that are gone over: a SCAN, and how many */
 };
 
 enum cache_event_kind {

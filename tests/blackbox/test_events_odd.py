@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What calls itself Redis says odd things, by a script: agents stay bounded and serve, llmd-events ends with what was wrong."""
 import itertools
+import json
+import subprocess
 import threading
 import time
 
 import pytest
-from conftest import Agent, Pod, answer, wait_for
+from conftest import BUILD, Agent, Pod, answer, wait_for
 from events_cluster import ask, is_live, secret  # noqa: F401 (a fixture)
-from redis_script import ScriptedRedis, array, bulk
+from redis_script import CLOSE, ScriptedRedis, array, bulk
 
 numbers = itertools.count(1)
 
@@ -83,9 +85,9 @@ def test_what_brings_nothing_is_not_asked_all_the_time(agents):
     for name, (agent, server) in started.items():
         wait_for(lambda: server.count(b"XREAD") >= 2, f"reads with {name}")
     before = {name: len(server.commands) for name, (_, server) in started.items()}
-    time.sleep(2)
+    time.sleep(1)
     for name, (agent, server) in started.items():
-        assert len(server.commands) - before[name] < 100, f"{name}: {server.commands[-20:]}"
+        assert len(server.commands) - before[name] < 50, f"{name}: {server.commands[-20:]}"
         assert ask(agent) == 200
         assert len(open(agent.log).read().splitlines()) < 100, name
 
@@ -115,3 +117,76 @@ def test_the_first_agent_has_missed_nothing(run, says, secret):
     wait_for(lambda: is_live(agent), "the agent")
     assert agent.metric('llmd_events_resyncs_total{why="start"}') == 1 and agent.metric('llmd_events_resyncs_total{why="gap"}') == 0
     assert "were missed" not in open(agent.log).read()
+
+
+# ---- llmd-events ----
+
+TAIL, SNAPSHOT, INJECT = ["tail", "--from", "0", "--count", "1"], ["snapshot", "-j"], ["inject", "drain", "pod=10.0.0.1:1", "on=1"]
+ALL = [TAIL, SNAPSHOT, INJECT]
+
+
+def but_client(said):
+    return lambda w: b"+OK\r\n" if w[0] == b"CLIENT" else said
+
+
+def to(name, said):
+    return lambda w: said if w[0] == name else None
+
+
+REFUSED = [
+    ("a web server", lambda w: b"HTTP/1.1 400 Bad Request\r\n\r\n", ALL, "not what Redis says"),
+    ("a closed connection", lambda w: CLOSE, ALL, "closed by Redis"),
+    ("closed in the middle", lambda w: None if w[0] == b"CLIENT" else CLOSE, ALL, "closed by Redis"),
+    ("a length beyond 64 bits", lambda w: b"$999999999999999999999\r\n", ALL, "not what Redis says"),
+    ("a length below nothing", but_client(b"*-7\r\n"), ALL, "not what Redis says"),
+    ("lists without end", but_client(b"*1\r\n" * 50), [TAIL], "not what Redis says"),
+    ("a string of 9 MiB", but_client(b"$9437184\r\n" + b"x" * (9 << 20) + b"\r\n"), ALL, "a value too large"),
+    ("no login", lambda w: b"-NOAUTH Authentication required.\r\n", ALL, "login refused: NOAUTH"),
+    ("a cluster", but_client(b"-MOVED 3999 127.0.0.1:6381\r\n"), ALL, "Redis says: MOVED"),
+    ("loading", but_client(b"-LOADING Redis is loading the dataset in memory\r\n"), ALL, "Redis says: LOADING"),
+    ("a replica", to(b"XADD", b"-READONLY You can't write against a read only replica.\r\n"), [INJECT], "Redis says: READONLY"),
+    ("all right", lambda w: b"+OK\r\n", ALL, "not an answer to what was asked"),
+    ("a number", but_client(b":1\r\n"), ALL, "not an answer to what was asked"),
+    ("a transaction that was not", to(b"EXEC", NIL), [INJECT], "not an answer to what was asked"),
+    ("a transaction of nothing", lambda w: {b"XADD": b"+QUEUED\r\n", b"SET": b"+QUEUED\r\n"}.get(w[0]), [INJECT], "where it stands in the stream"),
+    ("a scan without a cursor", to(b"SCAN", NONE), [SNAPSHOT], "not an answer to what was asked"),
+    ("a scan without end", to(b"SCAN", scanned(7)), [SNAPSHOT], "too many keys"),
+    ("what a terminal would obey", but_client(b"-ERR \x1b]0;yours\x07\r\n"), ALL, "ERR ?]0;yours?"),
+]
+
+
+def tool(server, words):
+    done = subprocess.run([f"{BUILD}/llmd-events", "--redis", server.url, *words], capture_output=True, timeout=60)
+    assert b"Sanitizer" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+@pytest.mark.parametrize("script, commands, why", [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_llmd_events_says_what_was_wrong(says, script, commands, why):
+    server = says(script)
+    for words in commands:
+        status, out, err = tool(server, words)
+        assert status == 1 and why in err and len(err.splitlines()) == 1, (words, out, err)
+        assert not out or "too many" in why, out
+
+
+def test_llmd_events_shows_nothing_that_a_terminal_would_obey(says):
+    nasty = b"\x1b]0;yours\x07\xff\n"
+    keys = scanned(0, b"llmd:session:" + nasty, b"llmd:drain:" + nasty, b"llmd:pod:" + nasty)
+    server = says(lambda w: {b"SCAN": keys, b"GET": bulk(nasty)}.get(w[0]))
+    for words in (SNAPSHOT, ["snapshot"]):
+        status, out, _ = tool(server, words)
+        assert status == 0 and out.count(b"?]0;yours???") == 4 and all(c == 10 or 32 <= c < 127 for c in out), out
+    assert json.loads(tool(server, SNAPSHOT)[1])["sessions"][0]["malformed"] is True
+
+
+def test_llmd_events_asks_with_pauses(says):
+    server = says(lambda w: NIL if w[0] == b"XREAD" else None)
+    tail = subprocess.Popen([f"{BUILD}/llmd-events", "--redis", server.url, "tail", "--from", "0"])
+    try:
+        wait_for(lambda: server.count(b"XREAD") > 1, "a read")
+        time.sleep(0.5)
+        assert server.count(b"XREAD") < 30
+    finally:
+        tail.terminate()
+        tail.wait()

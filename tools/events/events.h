@@ -42,9 +42,11 @@ struct command {
 };
 extern const struct command command_tail, command_inject, command_snapshot;
 
-/** tool_end() - leaves the loop. */
+/** tool_end() - leaves the loop. What was already read is still handed over: see @status. */
 void tool_end(struct tool *tool, int status);
-void tool_complain(struct tool *tool, const struct redis_item *item);
+
+/** tool_expect() - ends with a line on standard error if it is an error, or a whole reply of another type than @type or @other. */
+void tool_expect(struct tool *tool, const struct redis_item *item, enum redis_type type, enum redis_type other);
 void tool_send(struct tool *tool, const struct redis_handler *handler, int n, const char *const *argument, const size_t *length);
 
 /** struct entry - one being read from a reply in which the list of entries lies at depth @base. */
@@ -60,5 +62,9 @@ void entry_end(struct tool *tool, struct entry *entry, void (*done)(struct tool 
 
 /** show_entry() - a line, or an object in JSON. */
 void show_entry(struct tool *tool, const struct entry *entry);
+
+enum { SHOW_TEXT_MAX = 160 };
+/** show_plain() - what others wrote, without what a terminal or a parser of JSON would not take; cut to fit. Return: @out. */
+const char *show_plain(char out[SHOW_TEXT_MAX], const char *text, size_t len);
 
 #endif

@@ -15,7 +15,7 @@
 static struct cache_event event;
 static struct cache_event_args args;
 static uint8_t secret[SESSION_SECRET_BYTES];
-static bool has_secret;
+static bool has_secret, is_told;
 
 static void has(enum cache_event_field field)
 {
@@ -131,19 +131,28 @@ static int prepare(struct tool *tool)
 
 static void on_item(void *ctx, const struct redis_item *item)
 {
-	tool_complain(ctx, item);
+	tool_expect(ctx, item, REDIS_STATUS, REDIS_STATUS);
 }
 
 static void on_executed(void *ctx, const struct redis_item *item)
 {
-	tool_complain(ctx, item);
-	if (item->type == REDIS_STRING && item->depth == 1 && item->index[0] == 0)
-		printf("%.*s\n", (int)item->len, item->text);
+	struct stream_id id;
+	char text[STREAM_ID_TEXT_MAX];
+
+	tool_expect(ctx, item, REDIS_ARRAY, REDIS_ARRAY);
+	if (item->type != REDIS_STRING || item->depth != 1 || item->index[0] || stream_id_parse(&id, item->text, item->len))
+		return;
+	is_told = true;
+	puts(stream_id_format(&id, text));
 }
 
 static void on_done(void *ctx)
 {
-	tool_end(ctx, EXIT_SUCCESS);
+	struct tool *tool = ctx;
+
+	if (!is_told && !tool->status)
+		fprintf(stderr, "llmd-events: inject: Redis does not say where it stands in the stream\n");
+	tool_end(tool, is_told ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
 static void send_words(struct tool *tool, int n, const char *const *argument)

@@ -80,11 +80,18 @@ void tool_end(struct tool *tool, int status)
 	event_base_loopbreak(tool->base);
 }
 
-void tool_complain(struct tool *tool, const struct redis_item *item)
+void tool_expect(struct tool *tool, const struct redis_item *item, enum redis_type type, enum redis_type other)
 {
-	if (item->type != REDIS_ERROR)
+	char text[SHOW_TEXT_MAX];
+
+	if (tool->status) /* what follows from the first is of no interest */
 		return;
-	fprintf(stderr, "llmd-events: Redis says: %.*s\n", (int)(item->len < 300 ? item->len : 300), item->text);
+	if (item->type == REDIS_ERROR)
+		fprintf(stderr, "llmd-events: Redis says: %s\n", show_plain(text, item->text, item->len));
+	else if (item->depth || item->type == type || item->type == other)
+		return;
+	else
+		fprintf(stderr, "llmd-events: not an answer to what was asked\n");
 	tool_end(tool, EXIT_FAILURE);
 }
 
@@ -115,7 +122,9 @@ static void on_ready(void *ctx)
 
 static void on_lost(void *ctx, const char *why)
 {
-	fprintf(stderr, "llmd-events: no connection to Redis: %s\n", why);
+	char text[SHOW_TEXT_MAX];
+
+	fprintf(stderr, "llmd-events: no connection to Redis: %s\n", show_plain(text, why, strlen(why)));
 	tool_end(ctx, EXIT_FAILURE);
 }
 

@@ -167,6 +167,16 @@ static void print_line(const struct entry *entry, struct json_object *json)
 	putchar('\n');
 }
 
+const char *show_plain(char out[SHOW_TEXT_MAX], const char *text, size_t len)
+{
+	size_t n = 0;
+
+	for (; n < len && n < SHOW_TEXT_MAX - 1; n++)
+		out[n] = text[n] >= ' ' && text[n] <= '~' ? text[n] : '?';
+	out[n] = '\0';
+	return out;
+}
+
 void show_entry(struct tool *tool, const struct entry *entry)
 {
 	struct json_object *json = json_of(entry);

@@ -17,6 +17,8 @@ static const struct {
 static struct json_object *out, *lists[KIND_N];
 static char **keys;
 static size_t n_keys, next_key;
+static unsigned n_scans;
+static bool has_cursor, are_too_many;
 static char cursor[CURSOR_MAX] = "0";
 
 static int prepare(struct tool *tool)
@@ -50,6 +52,8 @@ static void print_text(void)
 
 static void print_all(struct tool *tool)
 {
+	if (are_too_many)
+		fprintf(stderr, "llmd-events: snapshot: too many keys: not all are shown\n");
 	for (int kind = 0; kind < KIND_N; kind++)
 		json_object_object_add(out, kinds[kind].name, lists[kind]);
 	if (tool->config->json)
@@ -58,7 +62,7 @@ static void print_all(struct tool *tool)
 		print_text();
 	json_object_put(out);
 	free(keys);
-	tool_end(tool, EXIT_SUCCESS);
+	tool_end(tool, are_too_many ? EXIT_FAILURE : EXIT_SUCCESS);
 }
 
 /* ---- the keys, one after the other ---- */
@@ -75,9 +79,11 @@ static enum kind kind_of(const char *key)
 static struct json_object *add_row(const char *key, const char *name)
 {
 	enum kind kind = kind_of(key);
+	const char *rest = key + strlen(kinds[kind].prefix);
 	struct json_object *row = json_object_new_object();
+	char text[SHOW_TEXT_MAX];
 
-	json_object_object_add(row, name, json_object_new_string(key + strlen(kinds[kind].prefix)));
+	json_object_object_add(row, name, json_object_new_string(show_plain(text, rest, strlen(rest))));
 	json_object_array_add(lists[kind], row);
 	return row;
 }
@@ -91,7 +97,7 @@ static void on_value(void *ctx, const struct redis_item *item)
 	struct json_object *row;
 
 	(void)ctx;
-	if (item->type == REDIS_NIL) /* gone since */
+	if (item->type == REDIS_NIL || item->depth) /* gone since; a part of what is no answer */
 		return;
 	row = add_row(key, kind_of(key) == SESSION ? "session_hash" : "pod");
 	if (kind_of(key) == POD && item->type == REDIS_INTEGER) {
@@ -135,6 +141,7 @@ static void take_key(const struct redis_item *item)
 
 	for (int kind = 0; key && kind < KIND_N; kind++)
 		is_ours = is_ours || !strncmp(key, kinds[kind].prefix, strlen(kinds[kind].prefix));
+	are_too_many |= is_ours && n_keys == KEYS_MAX;
 	if (is_ours && n_keys == room && n_keys < KEYS_MAX) {
 		room = room ? 2 * room : 1024;
 		keys = realloc(keys, room * sizeof(*keys));
@@ -147,10 +154,11 @@ static void take_key(const struct redis_item *item)
 
 static void on_scan(void *ctx, const struct redis_item *item)
 {
-	tool_complain(ctx, item);
+	tool_expect(ctx, item, REDIS_ARRAY, REDIS_ARRAY);
 	if (item->type == REDIS_STRING && item->depth == 1 && item->len < sizeof(cursor)) {
 		memcpy(cursor, item->text, item->len);
 		cursor[item->len] = '\0';
+		has_cursor = true;
 	} else if (item->type == REDIS_STRING && item->depth == 2) {
 		take_key(item);
 	}
@@ -158,26 +166,39 @@ static void on_scan(void *ctx, const struct redis_item *item)
 
 static void scan(struct tool *tool);
 
+/* As many as an agent would look at. */
 static void on_scanned(void *ctx)
 {
-	if (strcmp(cursor, "0"))
-		scan(ctx);
+	struct tool *tool = ctx;
+
+	if (!has_cursor && !tool->status) {
+		fprintf(stderr, "llmd-events: snapshot: not an answer to what was asked\n");
+		tool_end(tool, EXIT_FAILURE);
+	}
+	are_too_many |= n_scans == CACHE_EVENT_SCANS_MAX;
+	if (strcmp(cursor, "0") && !are_too_many)
+		scan(tool);
 	else
-		go_on(ctx);
+		go_on(tool);
 }
 
 static void scan(struct tool *tool)
 {
 	const struct redis_handler handler = { on_scan, on_scanned, tool };
-	char from[CURSOR_MAX];
-	const char *const argument[] = { "SCAN", from, "MATCH", "llmd:*", "COUNT", "1000" };
+	char from[CURSOR_MAX], count[12];
+	const char *const argument[] = { "SCAN", from, "MATCH", "llmd:*", "COUNT", count };
 
+	has_cursor = false;
+	n_scans++;
+	snprintf(count, sizeof(count), "%d", CACHE_EVENT_SCAN_COUNT);
 	strcpy(from, cursor);
 	tool_send(tool, &handler, 6, argument, NULL);
 }
 
 static void go_on(struct tool *tool)
 {
+	if (tool->status)
+		return;
 	if (next_key < n_keys)
 		ask(tool);
 	else
@@ -188,13 +209,15 @@ static void go_on(struct tool *tool)
 
 static void on_epoch(void *ctx, const struct redis_item *item)
 {
-	tool_complain(ctx, item);
-	json_object_object_add(out, "epoch", item->type == REDIS_STRING ? json_object_new_string_len(item->text, (int)item->len) : NULL);
+	char text[SHOW_TEXT_MAX];
+
+	tool_expect(ctx, item, REDIS_STRING, REDIS_NIL);
+	json_object_object_add(out, "epoch", item->type == REDIS_STRING ? json_object_new_string(show_plain(text, item->text, item->len)) : NULL);
 }
 
 static void on_length(void *ctx, const struct redis_item *item)
 {
-	tool_complain(ctx, item);
+	tool_expect(ctx, item, REDIS_INTEGER, REDIS_INTEGER);
 	if (item->type == REDIS_INTEGER)
 		json_object_object_add(out, "entries", json_object_new_int64(item->number));
 }

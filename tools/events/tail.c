@@ -10,6 +10,9 @@
 static struct entry entry = { .base = 2 };
 static char after[STREAM_ID_TEXT_MAX];
 static uint64_t shown;
+static bool is_new;
+
+enum { PAUSE_MS = 100 };
 
 static int prepare(struct tool *tool)
 {
@@ -31,6 +34,7 @@ static int prepare(struct tool *tool)
 static void on_entry(struct tool *tool, struct entry *read)
 {
 	stream_id_format(&read->id, after);
+	is_new = true;
 	if (tool->config->count && shown == tool->config->count)
 		return;
 	show_entry(tool, read);
@@ -39,21 +43,31 @@ static void on_entry(struct tool *tool, struct entry *read)
 
 static void on_item(void *ctx, const struct redis_item *item)
 {
-	tool_complain(ctx, item);
+	tool_expect(ctx, item, REDIS_ARRAY, REDIS_NIL);
 	entry_item(ctx, &entry, item, on_entry);
 }
 
 static void go_on(struct tool *tool);
 
+static void on_pause_over(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	go_on(arg);
+}
+
+/* A pause after nothing: what stands in for Redis may not wait before it says so. */
 static void on_end(void *ctx)
 {
+	const struct timeval pause = { .tv_usec = PAUSE_MS * 1000 };
 	struct tool *tool = ctx;
 
 	entry_end(tool, &entry, on_entry);
 	if (tool->config->count && shown >= tool->config->count)
 		tool_end(tool, EXIT_SUCCESS);
-	else
+	else if (is_new)
 		go_on(tool);
+	else if (event_base_once(tool->base, -1, EV_TIMEOUT, on_pause_over, tool, &pause))
+		tool_end(tool, EXIT_FAILURE);
 }
 
 static void go_on(struct tool *tool)
@@ -61,6 +75,7 @@ static void go_on(struct tool *tool)
 	const struct redis_handler handler = { on_item, on_end, tool };
 	const char *const argument[] = { "XREAD", "COUNT", "512", "BLOCK", "1000", "STREAMS", STREAM, after };
 
+	is_new = false;
 	tool_send(tool, &handler, 8, argument, NULL);
 }
 
@@ -73,7 +88,7 @@ static void on_newest(struct tool *tool, struct entry *read)
 
 static void on_newest_item(void *ctx, const struct redis_item *item)
 {
-	tool_complain(ctx, item);
+	tool_expect(ctx, item, REDIS_ARRAY, REDIS_ARRAY);
 	entry_item(ctx, &entry, item, on_newest);
 }
 
