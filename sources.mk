@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What is built: one list a part.
 BPF := ingress egress sockops
-LIB := option output address log histogram session_hash cache_event redis_conn redis_tls redis_url
+LIB := option output address log histogram session_hash cache_event redis_config redis_conn redis_tls redis_url small_file
 AGENT := admin admin_server affinity attach buffer client clock config conntrack datapath decide decide_name decide_state decision_log \
 	devices dirty_queue discovery discovery_apply dns_reply dns_source dns_spec drift endpoint endpoints_file endpoints_yaml \
 	engine engine_text events events_apply events_load events_queue events_read events_republish events_send events_snapshot \

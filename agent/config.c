@@ -332,7 +332,7 @@ static const struct option_row rows[] = {
 	{ "redis", "URL", "", "redis://[user:password@]host[:port][/db], rediss://... for TLS, unix://[user:password@]/path[?db=N]",
 	  "The Redis through which agents share sessions, prefixes and load. Needs --session-secret-file. Without Redis one\n"
 	  "agent works alone; while it is away each goes on with what it knows.", option_parse_redis_url, FIELD(redis.url) },
-	{ "redis-password-file", "FILE", "", "a file", "The password, instead of one in the URL; read at each connect.",
+	{ "redis-password-file", "FILE", "", "a file", "The password, instead of one in the URL; read at each connect, from a pipe at start.",
 	  option_parse_string, FIELD(redis.password_file) },
 	{ "redis-ca-file", "FILE", "", "a file", "Authorities that may sign the certificate of a rediss:// server; by default the system's.",
 	  option_parse_string, FIELD(redis.ca_file) },

@@ -76,7 +76,7 @@ static int load(const char *path, struct stat *st, struct discovered **items, ui
 
 	*error = (struct endpoints_yaml_error){ 0 };
 	if (err) {
-		snprintf(error->what, sizeof(error->what), "%s", strerror(-err));
+		snprintf(error->what, sizeof(error->what), "%s", err == -EINVAL ? "not a regular file" : strerror(-err));
 		return err;
 	}
 	err = endpoints_yaml_parse(text, (size_t)st->st_size, items, n, error);

@@ -18,18 +18,17 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "agent/agent.h"
 #include "agent/http_fetch.h"
 #include "agent/k8s_object.h"
 #include "agent/k8s_stream.h"
 #include "lib/log.h"
+#include "lib/small_file.h"
 
 enum { LIST_LIMIT = 250, PAGES_MAX = 256, LIST_MS = 60000, WATCH_S = 240, WATCH_SPREAD_S = 60, WATCH_GRACE_MS = 15000, GOOD_MS = 500 };
 enum { PAUSE_MIN_MS = 200, PAUSE_MAX_MS = 30000, VERSION_MAX = 128, CONTINUE_MAX = 4096, TOKEN_MAX = 16384, QUERY_MAX = 2048 };
@@ -72,16 +71,10 @@ static int escape(char *out, size_t size, const char *text)
 static void read_token(const struct k8s_watch *watch, char token[TOKEN_MAX])
 {
 	char path[512];
-	ssize_t n = -1;
-	int fd;
 
 	snprintf(path, sizeof(path), "%s/token", watch->api->service_account);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0) {
-		n = read(fd, token, TOKEN_MAX - 1);
-		close(fd);
-	}
-	token[n > 0 ? n : 0] = '\0';
+	if (small_file_is_other(path) || small_file_read(path, token, TOKEN_MAX) < 0)
+		*token = '\0';
 	token[strcspn(token, "\r\n")] = '\0';
 }
 
@@ -130,6 +123,8 @@ static int start_request(struct k8s_watch *watch)
 		.timeout_ms = watch->watching ? (long)watch_s * 1000 + WATCH_GRACE_MS : LIST_MS };
 
 	snprintf(ca_file, sizeof(ca_file), "%s/ca.crt", watch->api->service_account);
+	if (small_file_is_other(ca_file)) /* OpenSSL would wait for a FIFO's writer */
+		*ca_file = '\0';
 	read_token(watch, token);
 	request_url(watch, watch_s, url, sizeof(url));
 	if (!*token)

@@ -33,6 +33,7 @@
 #include "agent/standby.h"
 #include "agent/upstream.h"
 #include "lib/log.h"
+#include "lib/small_file.h"
 #include "lib/version.h"
 
 /* Of a drain: connections that are being opened end within GRACE_MS; a successor should listen within HOLD_MS. */
@@ -134,15 +135,17 @@ static void on_terminate(evutil_socket_t fd, short what, void *arg)
 	event_base_once(agent->base, -1, EV_TIMEOUT, drain, process, &grace);
 }
 
+/* What stood in a pipe was read at start, and the loop does not wait for more. */
 static void on_hangup(evutil_socket_t fd, short what, void *arg)
 {
 	struct agent *agent = &((struct process *)arg)->agent;
 	const char *path = agent->config.session_secret_file;
 	uint8_t secret[sizeof(agent->session_secret)];
+	bool again = *path && !small_file_is_other(path);
 
 	(void)fd, (void)what;
-	if (!*path || !session_secret_load(secret, path)) {
-		if (*path)
+	if (!again || !session_secret_load(secret, path)) {
+		if (again)
 			memcpy(agent->session_secret, secret, sizeof(secret));
 		log_info("files read again", NULL);
 	}
@@ -314,6 +317,8 @@ static int init_parts(struct process *process)
 	err = agent->datapath ? datapath_start(agent->datapath) : 0;
 	if (!err)
 		err = init_mirror(agent);
+	if (!err && agent->config.redis.url.is_set)
+		err = redis_password_keep(&agent->config.redis);
 	if (!err && agent->config.redis.url.is_set)
 		err = events_new(agent, &agent->events);
 	if (!err)

@@ -4,10 +4,10 @@
 
 #include <errno.h>
 #include <sodium.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "lib/log.h"
+#include "lib/small_file.h"
 
 /* "a=1; session=x" (RFC 6265 4.2.1); a quoted value is taken as it stands. */
 static bool cookie_find(struct http_text cookies, const char *name, struct http_text *value)
@@ -78,16 +78,11 @@ static int parse_secret(uint8_t secret[SESSION_SECRET_BYTES], const char *text, 
 
 int session_secret_load(uint8_t secret[SESSION_SECRET_BYTES], const char *path)
 {
-	FILE *file = fopen(path, "re");
 	char text[128], quoted[256];
-	int err = file ? 0 : -errno;
+	int n = small_file_read(path, text, sizeof(text));
+	int err = n == -EFBIG ? -EINVAL : n < 0 ? n : parse_secret(secret, text, (size_t)n);
 
-	if (file) {
-		size_t n = fread(text, 1, sizeof(text), file);
-
-		err = ferror(file) ? -EIO : n == sizeof(text) ? -EINVAL : parse_secret(secret, text, n);
-		fclose(file);
-	}
+	sodium_memzero(text, sizeof(text));
 	if (err)
 		log_error("session secret not loaded", "option=--session-secret-file file=%s error=\"%s\"",
 			log_quote(path, quoted, sizeof(quoted)), err == -EINVAL ? "must be 32 hex digits" : strerror(-err));

@@ -32,7 +32,6 @@
 #include <string.h>
 #include <sys/un.h>
 
-#include "lib/log.h"
 #include "lib/redis_tls.h"
 
 enum {
@@ -461,23 +460,4 @@ void redis_conn_free(struct redis_conn *conn)
 	free_event(conn->timeout);
 	free_event(conn->broken);
 	free(conn);
-}
-
-int redis_config_check(const struct redis_config *config)
-{
-	char password[REDIS_URL_SECRET_MAX], why[WHY_MAX], quoted[512];
-	int err = *config->password_file ? redis_password_read(config->password_file, password) : 0;
-	SSL *ssl;
-
-	if (err)
-		log_error("password not loaded", "option=--redis-password-file file=%s error=\"%s\"",
-			log_quote(config->password_file, quoted, sizeof(quoted)), strerror(-err));
-	sodium_memzero(password, sizeof(password));
-	if (err || !config->url.is_tls)
-		return err;
-	ssl = redis_tls_new(config, why, sizeof(why));
-	if (!ssl)
-		log_error("cannot use TLS", "error=%s", log_quote(why, quoted, sizeof(quoted)));
-	SSL_free(ssl);
-	return ssl ? 0 : -EINVAL;
 }

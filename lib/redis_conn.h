@@ -65,7 +65,10 @@ void redis_conn_fail(struct redis_conn *conn, const char *why);
 /** redis_send() - @length may be NULL: arguments end with NUL. Return: 0, -ENOTCONN, -ENOMEM. */
 int redis_send(struct redis_conn *conn, const struct redis_handler *handler, int n, const char *const *argument, const size_t *length);
 
-/** redis_config_check() - whether the files can be read. Return: 0, or -errno after a line in the log. */
-int redis_config_check(const struct redis_config *config);
+/** redis_password_keep() - if it stands in a pipe: that can be read only once. Return: 0, or -errno after a line in the log. */
+int redis_password_keep(struct redis_config *config);
+
+/** redis_config_check() - whether the files can be read; with redis_password_keep(). Return: 0, or -errno after a line in the log. */
+int redis_config_check(struct redis_config *config);
 
 #endif

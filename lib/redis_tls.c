@@ -8,16 +8,21 @@
 #include <openssl/x509v3.h>
 #include <stdio.h>
 
+#include "lib/small_file.h"
+
+/* OpenSSL would wait for a FIFO's writer. */
 static int load_files(SSL_CTX *ctx, const struct redis_config *config, const char **what)
 {
 	*what = "--redis-ca-file";
-	if (*config->ca_file ? !SSL_CTX_load_verify_locations(ctx, config->ca_file, NULL) : !SSL_CTX_set_default_verify_paths(ctx))
+	if (small_file_is_other(config->ca_file) || (*config->ca_file ? !SSL_CTX_load_verify_locations(ctx, config->ca_file, NULL) : !SSL_CTX_set_default_verify_paths(ctx)))
 		return -1;
 	*what = "--redis-cert-file";
-	if (*config->cert_file && SSL_CTX_use_certificate_chain_file(ctx, config->cert_file) != 1)
+	if (small_file_is_other(config->cert_file) || (*config->cert_file && SSL_CTX_use_certificate_chain_file(ctx, config->cert_file) != 1))
 		return -1;
 	*what = "--redis-key-file";
-	return *config->key_file && SSL_CTX_use_PrivateKey_file(ctx, config->key_file, SSL_FILETYPE_PEM) != 1 ? -1 : 0;
+	if (small_file_is_other(config->key_file) || (*config->key_file && SSL_CTX_use_PrivateKey_file(ctx, config->key_file, SSL_FILETYPE_PEM) != 1))
+		return -1;
+	return 0;
 }
 
 static int expect_host(SSL *ssl, const char *host)
@@ -44,9 +49,11 @@ SSL *redis_tls_new(const struct redis_config *config, char *why, size_t size)
 		ssl = NULL;
 	}
 	if (!ssl) {
-		char text[128];
+		char text[128] = "must be a regular file, it is read at each connect";
+		unsigned long err = ERR_get_error();
 
-		ERR_error_string_n(ERR_get_error(), text, sizeof(text));
+		if (err)
+			ERR_error_string_n(err, text, sizeof(text));
 		snprintf(why, size, "TLS %s: %s", what, text);
 	}
 	SSL_CTX_free(ctx); /* @ssl holds it */

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "lib/small_file.h"
+
 enum { DEFAULT_PORT = 6379, DB_MAX = 65535, URL_MAX = 2048 };
 
 /* Percent-decoded; -EINVAL for one that is too long or holds a NUL. */
@@ -138,17 +140,10 @@ int option_parse_redis_url(void *field, const char *value, const void *data)
 
 int redis_password_read(const char *path, char out[REDIS_URL_SECRET_MAX])
 {
-	FILE *file = fopen(path, "re");
-	size_t n;
-	int err;
+	int n = small_file_read(path, out, REDIS_URL_SECRET_MAX);
 
-	if (!file)
-		return -errno;
-	n = fread(out, 1, REDIS_URL_SECRET_MAX, file);
-	err = ferror(file) ? -errno : n == REDIS_URL_SECRET_MAX ? -EFBIG : 0;
-	fclose(file);
-	if (err)
-		return err;
+	if (n < 0)
+		return n;
 	while (n && (out[n - 1] == '\n' || out[n - 1] == '\r'))
 		n--;
 	out[n] = '\0';

@@ -2,6 +2,7 @@
 """Endpoints from a Kubernetes API, which a script plays."""
 import itertools
 import json
+import os
 import subprocess
 import time
 
@@ -320,3 +321,11 @@ def test_tls_with_a_token_that_changes(run, authority):
         assert "first" not in open(agent.log).read() and "second" not in open(agent.log).read().replace("seconds", "")
     finally:
         api.end()
+
+
+def test_a_token_that_nobody_writes(run, api, tmp_path):
+    """The loop, which reads it for each request, does not wait for it."""
+    for name in ("token", "ca.crt"):
+        os.mkfifo(tmp_path / name)
+    api.put(SLICES, slice_of("a", [endpoint_of("10.1.0.1")]))
+    becomes(follow(run, api, "--k8s-service-account", str(tmp_path)), ["10.1.0.1"])

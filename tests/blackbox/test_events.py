@@ -196,6 +196,9 @@ def test_login(run, sim, redis, secret, tmp_path):
         said = subprocess.run([f"{BUILD}/llmd-agent", "--check-config", "--redis", server.url, "--redis-password-file", str(bad), "--endpoint", pods[0], *options],
                               capture_output=True, text=True, timeout=60)
         assert said.returncode and "option=--redis-password-file" in said.stderr and why in said.stderr and str(bad) in said.stderr, said.stderr
+    from_pipe = subprocess.run(["bash", "-c", f"exec {BUILD}/llmd-events --redis {server.url} --redis-password-file <(sleep 0.2; echo 'p@ss word') snapshot -j"],
+                               capture_output=True, text=True, timeout=60)
+    assert from_pipe.returncode == 0 and json.loads(from_pipe.stdout)["entries"] == 0, from_pipe.stderr
     server("AUTH", "p@ss word")
     assert b"db=3 " in server("CLIENT", "LIST") and b"name=llmd-agent-reader" in server("CLIENT", "LIST")
     assert server("EXISTS", "llmd:events") == 0

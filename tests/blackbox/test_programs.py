@@ -5,7 +5,9 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
+import threading
 import urllib.request
 
 import pytest
@@ -112,6 +114,44 @@ REFUSED = [
     ("llmd-load", ("--dry-run",), "--dry-run", "--trace"),
     ("llmd-load", ("--trace", "/nonexistent"), "/nonexistent", "No such file"),
 ]
+
+
+def test_pipes_that_nobody_writes_are_not_waited_for_long(tmp_path):
+    """Nor is what must be a file read from one."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "secret").write_text("0" * 32)
+    redis = ("--redis", "rediss://127.0.0.1:1", "--session-secret-file", str(tmp_path / "secret"))
+    cases = [
+        (("--session-secret-file",), "timed out"), ((*redis, "--redis-password-file"), "timed out"), (("--endpoints-file",), "not a regular file"),
+        ((*redis, "--redis-ca-file"), "must be a regular file"), ((*redis, "--redis-key-file", "/dev/null", "--redis-cert-file"), "must be a regular file"),
+    ]
+    running = [subprocess.Popen([f"{BUILD}/llmd-agent", *POD, *words, str(tmp_path / "fifo"), "--check-config"], stderr=subprocess.PIPE, text=True)
+               for words, _ in cases]
+    try:
+        for process, (words, why) in zip(running, cases):
+            said = process.communicate(timeout=60)[1]
+            assert process.returncode == 2 and why in said, (words, said)
+    finally:
+        [process.kill() for process in running]
+
+
+@pytest.mark.parametrize("halves", [("00112233445566778899aabbccddeeff",), ("00112233445566778", "899aabbccddeeff")], ids=["at once", "in two"])
+def test_a_secret_from_a_pipe(halves):
+    script = "; ".join(f"sleep 0.2; printf {half}" for half in halves)
+    command = f"exec {BUILD}/llmd-agent {' '.join(POD)} --check-config --session-secret-file <({script})"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pipe_is_read_once(run, tmp_path):
+    """SIGHUP does not ask it again: that would wait."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    threading.Thread(target=path.write_text, args=("0" * 32,), daemon=True).start()
+    agent = run(Agent, ["127.0.0.1:9"], "--session-secret-file", str(path))
+    agent.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "files read again" in open(agent.log).read(), "SIGHUP to be heard")
+    assert agent.get("/healthz")[0] == 200
 
 
 @pytest.mark.parametrize("program, args, what, allowed", REFUSED)
