@@ -4,7 +4,7 @@
  *
  * Watched is the directory, so that a file that replaces another (rename, or the link that a mounted ConfigMap goes by) is
  * seen as well as an edit in place. An editor may write in several steps: a file that is open for writing is read when it is
- * closed, or when it has not changed for SETTLE_OPEN_MS. Where no notification comes (network file systems, a link into
+ * closed, or when it has not changed for SETTLE_OPEN_MS; POLL_MS after its first change in any case. Where no notification comes (network file systems, a link into
  * another directory) the file's status is looked at every POLL_MS.
  */
 #include "agent/endpoints_file.h"
@@ -33,6 +33,7 @@ struct endpoints_file {
 	struct stat seen;
 	int inotify, watch; /* -1: none */
 	struct event *changed, *settled, *poll;
+	uint64_t waits_since_ms;
 	struct log_pace refused, taken;
 };
 
@@ -127,6 +128,18 @@ static void read_again(struct endpoints_file *file)
 
 /* ---- watching ---- */
 
+/* What changes all the time would otherwise never be read. */
+static void settle_after(struct endpoints_file *file, unsigned ms)
+{
+	const struct timeval wait = { .tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000 * 1000) };
+
+	if (!event_pending(file->settled, EV_TIMEOUT, NULL))
+		file->waits_since_ms = agent_now_ms();
+	else if (agent_now_ms() - file->waits_since_ms + ms >= POLL_MS)
+		return;
+	event_add(file->settled, &wait);
+}
+
 static bool is_seen(const struct endpoints_file *file)
 {
 	const struct stat *seen = &file->seen;
@@ -184,7 +197,6 @@ static void on_changed(evutil_socket_t fd, short what, void *arg)
 	const struct inotify_event *event;
 	ssize_t n = read(fd, buffer, sizeof(buffer));
 	unsigned wait_ms = 0, more_ms;
-	struct timeval wait;
 
 	(void)what;
 	for (const char *at = buffer; n > 0 && at < buffer + n; at += sizeof(*event) + event->len) {
@@ -192,9 +204,8 @@ static void on_changed(evutil_socket_t fd, short what, void *arg)
 		more_ms = patience_ms(file, event);
 		wait_ms = more_ms ? more_ms : wait_ms;
 	}
-	wait = (struct timeval){ .tv_sec = wait_ms / 1000, .tv_usec = (suseconds_t)(wait_ms % 1000 * 1000) };
 	if (wait_ms)
-		event_add(file->settled, &wait);
+		settle_after(file, wait_ms);
 }
 
 /* ---- start and end ---- */

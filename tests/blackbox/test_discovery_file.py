@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -47,6 +48,26 @@ def test_edits_are_followed(run, tmp_path, edit):
     edit(path, "[]")
     wait_for(lambda: not table(agent), "an empty table")
     assert agent.get("/readyz")[0] == 503
+
+
+def test_a_file_that_never_rests_is_read(run, tmp_path):
+    """Open all the time, and written again and again, each time whole."""
+    path = tmp_path / "endpoints.json"
+    path.write_text('["127.0.0.1:9"]')
+    agent, ended = run(Agent, [], "--endpoints-file", str(path)), threading.Event()
+
+    def write():
+        with open(path, "rb+", buffering=0) as f:
+            while not ended.wait(0.05):
+                os.pwrite(f.fileno(), b'["127.0.0.1:1"]', 0)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_for(lambda: set(table(agent)) == {"127.0.0.1:1"}, "what is written all the time")
+    finally:
+        ended.set()
+        writer.join()
 
 
 @pytest.mark.parametrize("text, where", [
