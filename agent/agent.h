@@ -11,10 +11,10 @@
 #include "agent/config.h"
 #include "agent/handoff.h"
 #include "agent/pipe_pool.h"
-#include "lib/log.h"
 #include "agent/retry_budget.h"
+#include "lib/log.h"
 
-enum { AGENT_SCRATCH = 64 * 1024, AGENT_SCANNERS_KEPT = 64 };
+enum { AGENT_SCRATCH = 64 * 1024, AGENT_SCANNERS_KEPT = 64, AGENT_PSEUDONYM_MAX = 24 };
 
 struct client;
 struct datapath;
@@ -62,6 +62,8 @@ struct agent {
 	uint64_t n_clients;
 	uint8_t session_secret[16];
 	uint64_t request_ids; /* begins at random, so that agents differ */
+	char pseudonym[AGENT_PSEUDONYM_MAX]; /* in Via */
+	struct log_pace loops;
 	uint64_t ended;	      /* requests, for --access-log */
 	bool draining;
 	unsigned n_scanners;

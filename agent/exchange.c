@@ -34,7 +34,7 @@
 #include "agent/upstream.h"
 #include "lib/log.h"
 
-enum { STATUS_CLIENT_GONE = 499 }; /* as nginx logs it; never sent */
+enum { STATUS_CLIENT_GONE = 499 /* as nginx logs it; never sent */, LOOP_LOG_MS = 10000 };
 
 static const bool legal[EXCHANGE_STATE_N][EXCHANGE_STATE_N] = {
 	[EXCHANGE_COLLECT] = { [EXCHANGE_CONNECT] = true, [EXCHANGE_SEND] = true },
@@ -215,7 +215,7 @@ static void collected(struct exchange *exchange)
 		exchange_connect(exchange, false);
 }
 
-static void refuse_body(struct exchange *exchange, enum http_rule rule)
+static void refuse_by_rule(struct exchange *exchange, enum http_rule rule)
 {
 	metrics_rejected(exchange->client->agent->metrics, rule);
 	exchange_refuse(exchange, http_rule_status(rule), "invalid_request_error", http_rule_text(rule), "");
@@ -230,7 +230,7 @@ static void collect(struct exchange *exchange)
 	if (client->in.len > exchange->kept &&
 		http_body_feed(&exchange->request_body, buffer_head(&client->in) + exchange->kept,
 			client->in.len - exchange->kept, &used, scan_content, exchange, &rule)) {
-		refuse_body(exchange, rule);
+		refuse_by_rule(exchange, rule);
 		return;
 	}
 	exchange->kept += used;
@@ -269,7 +269,7 @@ void exchange_timeout(struct exchange *exchange)
 		handoff_timeout(exchange);
 		return;
 	}
-	refuse_body(exchange, HTTP_RULE_BODY_TIMEOUT);
+	refuse_by_rule(exchange, HTTP_RULE_BODY_TIMEOUT);
 }
 
 /* ---- begin and end ---- */
@@ -328,11 +328,30 @@ void exchange_close_head(struct exchange *exchange, bool close)
 	exchange->head_len += exchange->close_len;
 }
 
+/*
+ * Who lists this agent as a pod, by a name that leads here or over another agent that lists this one, would have one request take all
+ * connections that there may be.
+ */
+static bool was_here(const struct exchange *exchange, const struct http_head *head)
+{
+	struct agent *agent = exchange->client->agent;
+	char from[ADDRESS_TEXT_MAX];
+	bool found = false;
+
+	for (unsigned i = 0; i < head->n_fields && !found; i++)
+		found = http_text_equal_nocase(head->field[i].name, "Via") &&
+			memmem(head->field[i].value.at, head->field[i].value.len, agent->pseudonym, strlen(agent->pseudonym));
+	if (found)
+		log_paced(&agent->loops, 1, LOOP_LOG_MS, LOG_LEVEL_ERROR, "a request has come back: a pod is this agent, or leads to it", "id=%s from=%s",
+			exchange->request_id, address_format(&exchange->client->address, from));
+	return found;
+}
+
 /* The head as the pod gets it: one id for the request, whoever gave it. */
 static int make_head(struct exchange *exchange, const struct http_head *head)
 {
 	size_t size = head->length + 512 + sizeof(close_field);
-	char line[EXCHANGE_ID_LINE_MAX];
+	char lines[EXCHANGE_ID_LINE_MAX + AGENT_PSEUDONYM_MAX + 16] = "";
 	const struct http_field *id = http_field_find(head, "x-request-id");
 	bool same = id && http_text_equal(id->value, exchange->request_id);
 	long n;
@@ -340,8 +359,10 @@ static int make_head(struct exchange *exchange, const struct http_head *head)
 	exchange->head = malloc(size);
 	if (!exchange->head)
 		return -ENOMEM;
-	n = http_request_rewrite(head, exchange->client->ip, same ? "" : exchange_id_line(exchange, line), false, exchange->head,
-		size - sizeof(close_field));
+	if (!same)
+		exchange_id_line(exchange, lines);
+	stpcpy(stpcpy(stpcpy(lines + strlen(lines), "Via: 1.1 "), exchange->client->agent->pseudonym), "\r\n");
+	n = http_request_rewrite(head, exchange->client->ip, lines, false, exchange->head, size - sizeof(close_field));
 	if (n < 0)
 		return (int)n;
 	exchange->head_len = (size_t)n;
@@ -397,8 +418,12 @@ void exchange_begin(struct client *client, const struct http_head *head)
 		client_close(client, true);
 		return;
 	}
+	if (was_here(exchange, head)) {
+		refuse_by_rule(exchange, HTTP_RULE_LOOP);
+		return;
+	}
 	if (http_body_begin_request(&exchange->request_body, head, agent->config.max_body)) {
-		refuse_body(exchange, HTTP_RULE_BODY_TOO_LARGE);
+		refuse_by_rule(exchange, HTTP_RULE_BODY_TOO_LARGE);
 		return;
 	}
 	if (exchange->api != API_OTHER && !exchange->request_body.done) {

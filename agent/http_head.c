@@ -54,6 +54,7 @@ static const struct {
 	[HTTP_RULE_BODY_TOO_LARGE] = { "body_too_large", "request body too large", 413 },
 	[HTTP_RULE_HEAD_TIMEOUT] = { "head_timeout", "the request head took too long", 408 },
 	[HTTP_RULE_BODY_TIMEOUT] = { "body_timeout", "the request body took too long", 408 },
+	[HTTP_RULE_LOOP] = { "loop", "the request has come back: what is listed as a pod leads here", 508 },
 };
 
 bool http_is_token_char(char c)

@@ -30,6 +30,7 @@ enum http_rule {
 	HTTP_RULE_BODY_TOO_LARGE,   /* 413 */
 	HTTP_RULE_HEAD_TIMEOUT,	    /* 408 */
 	HTTP_RULE_BODY_TIMEOUT,	    /* 408 */
+	HTTP_RULE_LOOP,		    /* 508 has been here before */
 	HTTP_RULE_N
 };
 
@@ -121,7 +122,7 @@ const char *http_rule_text(enum http_rule rule); /* for people: "Content-Length 
 /**
  * http_request_rewrite() - writes the head that goes to the pod.
  * @forwarded_for: address of the client, textual; becomes X-Forwarded-For.
- * @extra:         complete extra field lines ("x-request-id: ...\r\n"), or "".
+ * @extra:         complete extra field lines, or ""; one of x-request-id, which comes first then, replaces the client's.
  * @close:         say "Connection: close", else nothing about the connection (HTTP/1.1 keeps alive).
  *
  * The request line (as HTTP/1.1) and the fields go over, but for hop-by-hop ones (Connection and what it names,

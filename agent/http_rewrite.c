@@ -160,7 +160,7 @@ long http_request_rewrite(const struct http_head *head, const char *forwarded_fo
 	size_t size)
 {
 	struct writer writer = { .out = out, .size = size };
-	const struct http_field *own_id = *extra ? http_field_find(head, "x-request-id") : NULL;
+	const struct http_field *own_id = strncmp(extra, "x-request-id:", 13) ? NULL : http_field_find(head, "x-request-id");
 	bool nominates = http_field_find(head, "Connection");
 
 	put_part(&writer, head->method_text);

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <malloc.h>
 #include <signal.h>
 #include <sodium.h>
@@ -226,9 +227,12 @@ static int settle_secret(struct agent *agent)
 {
 	static const uint8_t none[SESSION_SECRET_BYTES];
 	struct control *control = agent->datapath ? datapath_control(agent->datapath) : NULL;
+	uint64_t pseudonym;
 	int err;
 
 	randombytes_buf(&agent->request_ids, sizeof(agent->request_ids));
+	randombytes_buf(&pseudonym, sizeof(pseudonym));
+	snprintf(agent->pseudonym, sizeof(agent->pseudonym), "llmd-%016" PRIx64, pseudonym);
 	if (control && !*agent->config.session_secret_file && memcmp(control->session_secret, none, sizeof(none))) {
 		memcpy(agent->session_secret, control->session_secret, sizeof(agent->session_secret));
 		return 0;

@@ -10,6 +10,7 @@ import subprocess
 import threading
 
 import pytest
+import conftest
 from conftest import BUILD, Agent, Pod, answer, free_port, read_message, wait_for
 
 
@@ -287,6 +288,21 @@ SMUGGLING = [
     (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", b"501", "upgrade"),
     (b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"501", "upgrade"),
 ]
+
+
+def test_a_request_that_comes_back_is_refused(run, monkeypatch):
+    """By an agent whose pod is itself, and by two of which each has the other as its pod; without a bound it would take all connections."""
+    ports = [free_port() for _ in range(6)]
+    monkeypatch.setattr(conftest, "free_port", iter(ports).__next__)
+    itself, one, other = (run(Agent, [f"127.0.0.1:{ports[pod]}"], "--max-connections", "100") for pod in (0, 4, 2))
+    for agent, hops in ((itself, 1), (one, 2)):
+        with agent.connect() as c:
+            c.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\nVia: 1.1 else\r\nConnection: close, via\r\n\r\n")
+            data = recv_all(c)
+        assert data.startswith(b"HTTP/1.1 508 Loop Detected\r\n") and b"the request has come back" in data
+        assert agent.metric('llmd_rejected_total{rule="loop"}') == 1 and "a request has come back" in open(agent.log).read()
+    assert other.metric("llmd_rejected_total") == 0
+    assert not any(e["state"] in ("degraded", "ejected") for agent in (itself, one, other) for e in agent.json("/v1/endpoints"))
 
 
 def test_refused_requests_touch_nobody(run):
