@@ -127,6 +127,7 @@ void events_expect_silence(struct events *events); /* events.c: a load was set *
 int events_writer_init(struct events *events);
 void events_writer_fini(struct events *events);
 void events_kick(struct events *events); /* something is in the queue */
+void events_retry_later(struct events *events); /* Redis has refused something */
 void events_send_load(struct events *events);
 void events_send_hello(struct events *events);
 void events_check_epoch(struct events *events); /* was Redis emptied? */

@@ -41,6 +41,7 @@ void events_note_fault(struct events *events, const struct redis_item *item)
 	if (item->len >= 9 && !memcmp(item->text, "EXECABORT", 9)) /* says no more than what one of its commands said */
 		return;
 	events->stats.faults[fault]++;
+	events_retry_later(events);
 	if (events->writer.fault == fault)
 		return;
 	events->writer.fault = fault;
@@ -94,6 +95,8 @@ void events_on_queued(void *ctx, const struct redis_item *item)
 {
 	struct events *events = ctx;
 
+	if (item->type == REDIS_STRING) /* an entry that was not part of a batch is in the stream */
+		events_no_fault(events);
 	if (item->type != REDIS_ERROR)
 		return;
 	events_note_fault(events, item);

@@ -10,7 +10,7 @@
  *
  * A batch stays in the queue until Redis has executed it. After a lost connection it is sent again: an event told twice
  * changes nothing. When Redis refuses (out of memory, a read-only replica) the queue keeps what it can and it is tried
- * again every RETRY_MS; what made room was lost (@lost_own), so all that is own is told again afterwards. Of the keys alone
+ * again every RETRY_MS, with a greeting if there is nothing else to tell; what made room was lost (@lost_own), so all that is own is told again afterwards. Of the keys alone
  * (another type under one of them) nothing is tried again.
  */
 #include <errno.h>
@@ -70,7 +70,7 @@ static void send_entry(struct events *events, const struct events_record *record
 	events->writer.sent_kinds[record->kind]++;
 }
 
-static void retry_later(struct events *events)
+void events_retry_later(struct events *events)
 {
 	const struct timeval delay = { .tv_sec = RETRY_MS / 1000, .tv_usec = RETRY_MS % 1000 * 1000 };
 
@@ -121,7 +121,7 @@ static void on_exec(void *ctx)
 
 	writer->sent_to = 0;
 	if (writer->failed) {
-		retry_later(events);
+		events_retry_later(events);
 		return;
 	}
 	events_no_fault(events);
@@ -351,10 +351,16 @@ static void on_lost(void *ctx, const char *why)
 	events->writer.sent_to = 0;
 }
 
+/* Who has nothing to tell would not notice that Redis takes it again. */
 static void on_retry(evutil_socket_t fd, short what, void *arg)
 {
+	struct events *events = arg;
+
 	(void)fd, (void)what;
-	events_kick(arg);
+	if (events->writer.fault != EVENTS_FAULT_NONE && !events_queue_words(&events->queue))
+		events_send_hello(events);
+	else
+		events_kick(events);
 }
 
 int events_writer_init(struct events *events)
