@@ -19,6 +19,7 @@
 #include <ares.h>
 #include <errno.h>
 #include <event2/event.h>
+#include <netinet/in.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,12 +173,22 @@ static void close_channel(struct dns_source *source)
 
 static void ask(struct dns_source *source, struct target *target, enum dns_type type);
 
+/* A resolver that hides a name says 0.0.0.0 or ::, and who connects to those gets this very node. */
+static bool is_of_a_host(const struct address *address)
+{
+	const uint8_t *ip = address->ip;
+
+	if (address_is_ipv4(address))
+		return ip[12] != 0 && ip[12] < 224; /* from there on multicast, and what is no address */
+	return ip[0] != 0xff && !IN6_IS_ADDR_UNSPECIFIED((const struct in6_addr *)ip);
+}
+
 static void add_address(struct dns_source *source, const struct address *address, uint16_t port_be)
 {
 	struct discovered item = { .config = { .role = ENDPOINT_ROLE_BOTH, .address = *address } };
 
 	item.config.address.port_be = port_be;
-	if (source->n_found < DISCOVERY_ITEMS_MAX)
+	if (source->n_found < DISCOVERY_ITEMS_MAX && is_of_a_host(address))
 		source->found[source->n_found++] = item;
 }
 

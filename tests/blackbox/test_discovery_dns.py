@@ -93,3 +93,17 @@ def test_services(run, names, extra):
     names.extra = False
     wait_for(lambda: agent.metric("llmd_discovery_failures_total") >= 1, "a target without an address")
     becomes(agent, ["10.2.0.99:8000"])
+
+
+def test_what_is_no_host_s_address_is_no_pod(run, names):
+    """A resolver that hides a name says 0.0.0.0: to connect there would reach whatever listens on this node."""
+    names.records[NAME] = [(1, A("10.2.0.1"))]
+    agent = follow(run, names)
+    becomes(agent, ["10.2.0.1:8000"])
+    names.records[NAME] = [(1, A("0.0.0.0"))]
+    wait_for(lambda: agent.metric("llmd_discovery_failures_total") >= 1, "a failure")
+    becomes(agent, ["10.2.0.1:8000"])
+    names.records[NAME] = [(1, A(ip)) for ip in ("224.0.0.1", "255.255.255.255", "10.2.0.2")]
+    becomes(agent, ["10.2.0.2:8000"])
+    names.records[NAME] = [(1, AAAA(ip)) for ip in ("::", "ff02::1", "fd00::1")]
+    becomes(agent, ["[fd00::1]:8000"])
