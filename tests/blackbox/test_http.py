@@ -295,7 +295,9 @@ def test_a_request_that_comes_back_is_refused(run, monkeypatch):
     ports = [free_port() for _ in range(6)]
     monkeypatch.setattr(conftest, "free_port", iter(ports).__next__)
     itself, one, other = (run(Agent, [f"127.0.0.1:{ports[pod]}"], "--max-connections", "100") for pod in (0, 4, 2))
-    for agent, hops in ((itself, 1), (one, 2)):
+    for agent in (itself, one, other):
+        agent.ready(1)
+    for agent in (itself, one):
         with agent.connect() as c:
             c.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\nVia: 1.1 else\r\nConnection: close, via\r\n\r\n")
             data = recv_all(c)
