@@ -165,7 +165,8 @@ int attach_device(struct attach *attach, const struct netlink_device *device)
 	err = err ? err : attach_one(attach, device->ifindex, false, device->is_l3 ? bpf->progs.llmd_egress_l3 : bpf->progs.llmd_egress);
 	err = err ? err : attach_one(attach, device->ifindex, true, device->is_l3 ? bpf->progs.llmd_ingress_l3 : bpf->progs.llmd_ingress);
 	if (err) {
-		log_paced(&attach->failures, 10, 60000, LOG_LEVEL_WARN, "cannot attach", "device=%s errno=%d", device->name, -err);
+		log_paced(&attach->failures, 10, 60000, LOG_LEVEL_WARN, "cannot attach",
+			"device=%s errno=%d", device->name, -err);
 		return err;
 	}
 	detach_other(attach, device->ifindex);

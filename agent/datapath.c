@@ -128,26 +128,16 @@ static uint32_t wanted_size(const struct config *config, enum datapath_map map)
 	}
 }
 
-static int pinned_size(const char *path, uint32_t *size)
-{
-	struct bpf_map_info info = { 0 };
-	uint32_t len = sizeof(info);
-	int fd = bpf_obj_get(path), err;
-
-	if (fd < 0)
-		return -ENOENT;
-	err = bpf_obj_get_info_by_fd(fd, &info, &len);
-	close(fd);
-	if (!err)
-		*size = info.max_entries;
-	return err;
-}
-
 /* Counters of fewer reasons begin anew. Of any other map a new size takes effect after --cleanup. Return: whether there is one to take. */
 static bool takes_pinned(enum datapath_map map, const char *path, uint32_t wanted, uint32_t *size)
 {
-	if (pinned_size(path, size))
+	struct bpf_map_info info;
+	int fd = pin_open_map(path, &info);
+
+	if (fd < 0)
 		return false;
+	close(fd);
+	*size = info.max_entries;
 	return map != MAP_COUNTERS || *size >= wanted || unlink(path);
 }
 

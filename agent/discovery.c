@@ -94,7 +94,8 @@ void discovery_publish(struct discovery_source *source, const struct discovered 
 	struct discovery *discovery = source->discovery;
 
 	if (n > DISCOVERY_ITEMS_MAX) {
-		log_paced(&source->too_many, 1, DISCOVERY_LOG_MS, LOG_LEVEL_WARN, "source lists too much", "source=%s listed=%u max=%u",
+		log_paced(&source->too_many, 1, DISCOVERY_LOG_MS, LOG_LEVEL_WARN, "source lists too much",
+			"source=%s listed=%u max=%u",
 			kind_names[source->ops.kind], n, (unsigned)DISCOVERY_ITEMS_MAX);
 		n = DISCOVERY_ITEMS_MAX;
 	}

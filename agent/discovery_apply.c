@@ -164,7 +164,8 @@ static void describe(struct discovery *discovery, uint32_t index, const struct d
 		decider_set_capacity(agent->decider, index, blocks);
 	if (!same_config(&endpoint->config, config)) {
 		endpoint_reconfigure(agent->endpoints, index, config);
-		log_paced(&discovery->changes, ENDPOINT_MAX, DISCOVERY_LOG_MS, LOG_LEVEL_INFO, "endpoint changed", "endpoint=%s role=%s engine=%s blocks=%u",
+		log_paced(&discovery->changes, ENDPOINT_MAX, DISCOVERY_LOG_MS, LOG_LEVEL_INFO, "endpoint changed",
+			"endpoint=%s role=%s engine=%s blocks=%u",
 			endpoint->name, endpoint_role_name(config->role), endpoint_engine_name(config->engine), config->blocks);
 	}
 	discovery_set_drained(discovery, index);
@@ -247,7 +248,8 @@ void discovery_apply(struct discovery *discovery)
 	add_new(discovery);
 	decider_follow_endpoints(discovery->agent->decider);
 	if (discovery->agent->endpoints->changes != changes && !discovery->pinned)
-		log_paced(&discovery->updates, DISCOVERY_LOG_LINES, DISCOVERY_LOG_MS, LOG_LEVEL_INFO, "endpoints updated", "listed=%u", discovery->n_merged);
+		log_paced(&discovery->updates, DISCOVERY_LOG_LINES, DISCOVERY_LOG_MS, LOG_LEVEL_INFO, "endpoints updated",
+			"listed=%u", discovery->n_merged);
 }
 
 void discovery_on_linger(evutil_socket_t fd, short what, void *arg)

@@ -224,7 +224,8 @@ void endpoint_set_state(struct endpoint_table *table, uint32_t index, enum endpo
 	char quoted[128];
 
 	assert(legal[endpoint->state][state]);
-	log_paced(&endpoint->state_pace, STATE_LOG_LINES, STATE_LOG_MS, LOG_LEVEL_INFO, "endpoint state changed", "endpoint=%s from=%s to=%s why=%s", endpoint->name, state_names[endpoint->state],
+	log_paced(&endpoint->state_pace, STATE_LOG_LINES, STATE_LOG_MS, LOG_LEVEL_INFO, "endpoint state changed",
+		"endpoint=%s from=%s to=%s why=%s", endpoint->name, state_names[endpoint->state],
 		state_names[state], log_quote(why, quoted, sizeof(quoted)));
 	table->transitions[endpoint->state][state]++;
 	endpoint->state = state;

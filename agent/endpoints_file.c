@@ -4,7 +4,8 @@
  *
  * Watched is the directory, so that a file that replaces another (rename, or the link that a mounted ConfigMap goes by) is
  * seen as well as an edit in place. An editor may write in several steps: a file that is open for writing is read when it is
- * closed, or when it has not changed for SETTLE_OPEN_MS; POLL_MS after its first change in any case. Where no notification comes (network file systems, a link into
+ * closed, or when it has not changed for SETTLE_OPEN_MS; POLL_MS after its first change in any case.
+ * Where no notification comes (network file systems, a link into
  * another directory) the file's status is looked at every POLL_MS.
  */
 #include "agent/endpoints_file.h"
@@ -116,7 +117,8 @@ static void read_again(struct endpoints_file *file)
 	if (load(file->path, &file->seen, &items, &n, &error)) {
 		if (error.line)
 			snprintf(place, sizeof(place), ":%u:%u", error.line, error.column);
-		log_paced(&file->refused, LOG_LINES, LOG_MS, LOG_LEVEL_ERROR, "endpoints file not taken", "at=%s%s error=%s kept=\"what was read last\"", file->path, place,
+		log_paced(&file->refused, LOG_LINES, LOG_MS, LOG_LEVEL_ERROR, "endpoints file not taken",
+			"at=%s%s error=%s kept=\"what was read last\"", file->path, place,
 			log_quote(error.what, quoted, sizeof(quoted)));
 		discovery_failed(file->source);
 		return;

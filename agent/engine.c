@@ -78,7 +78,8 @@ static void restarted(struct engines *engines, uint32_t index, const char *sign)
 {
 	struct agent *agent = engines->agent;
 
-	log_paced(&engines->at[index].restarted_pace, LOG_LINES, LOG_MS, LOG_LEVEL_WARN, "engine restarted", "endpoint=%s why=\"%s\" prefix_blocks=%lu", agent->endpoints->at[index].name, sign,
+	log_paced(&engines->at[index].restarted_pace, LOG_LINES, LOG_MS, LOG_LEVEL_WARN, "engine restarted",
+		"endpoint=%s why=\"%s\" prefix_blocks=%lu", agent->endpoints->at[index].name, sign,
 		(unsigned long)decider_endpoint_blocks(agent->decider, index));
 	engines->at[index].restarts++;
 	engines->at[index].is_known = false;
@@ -100,7 +101,8 @@ static void take_capacity(struct engines *engines, uint32_t index, const struct 
 	engines->at[index].told_capacity = true;
 	if (capacity == decider_capacity(agent->decider, index))
 		return;
-	log_paced(&engines->at[index].capacity_pace, LOG_LINES, LOG_MS, LOG_LEVEL_INFO, "capacity told", "endpoint=%s tokens=%.0f prefix_blocks=%u", agent->endpoints->at[index].name,
+	log_paced(&engines->at[index].capacity_pace, LOG_LINES, LOG_MS, LOG_LEVEL_INFO, "capacity told",
+		"endpoint=%s tokens=%.0f prefix_blocks=%u", agent->endpoints->at[index].name,
 		sample->number[ENGINE_CAPACITY], capacity);
 	decider_set_capacity(agent->decider, index, capacity);
 }

@@ -40,7 +40,8 @@ struct events_told {
 /**
  * struct events_reader - @last: entry that was read last. @check: that must still be in the stream after a read, or
  * something was missed. @live_from: entries up to it are in the snapshot, too. @passed_seq: own words up to it may lie before
- * what is read. @went_back: Redis has lost what it had taken. @rests: nothing is asked before the next tick. @n_read: entries of the present answer. @is_current: the answer
+ * what is read. @went_back: Redis has lost what it had taken.
+ * @rests: nothing is asked before the next tick. @n_read: entries of the present answer. @is_current: the answer
  * before it was the whole rest of the stream. @clock_ms: what Redis' clock is ahead of ours, modulo 2^64.
  */
 struct events_reader {

@@ -32,7 +32,8 @@ static void set_state(struct events *events, enum events_state state)
 {
 	if (events->reader.state == state)
 		return;
-	log_paced(&events->reader.states, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_INFO, "cache events", "from=%s to=%s", events_state_name(events->reader.state), events_state_name(state));
+	log_paced(&events->reader.states, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_INFO, "cache events",
+		"from=%s to=%s", events_state_name(events->reader.state), events_state_name(state));
 	events->reader.state = state;
 }
 

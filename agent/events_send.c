@@ -31,7 +31,8 @@ static void log_refusal(struct log_pace *pace, unsigned lines, const char *what,
 	char text[128], quoted[256];
 
 	snprintf(text, sizeof(text), "%.*s", (int)(item->len < 120 ? item->len : 120), item->text);
-	log_paced(pace, lines, EVENTS_LOG_MS, LOG_LEVEL_WARN, what, "why=%s error=%s", events_fault_name(fault_of(item)), log_quote(text, quoted, sizeof(quoted)));
+	log_paced(pace, lines, EVENTS_LOG_MS, LOG_LEVEL_WARN, what,
+		"why=%s error=%s", events_fault_name(fault_of(item)), log_quote(text, quoted, sizeof(quoted)));
 }
 
 void events_note_fault(struct events *events, const struct redis_item *item)
@@ -53,7 +54,8 @@ void events_no_fault(struct events *events)
 {
 	if (events->writer.fault == EVENTS_FAULT_NONE)
 		return;
-	log_paced(&events->writer.taken, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_INFO, "Redis takes what this agent knows again", "dropped=%lu", (unsigned long)events->stats.dropped);
+	log_paced(&events->writer.taken, EVENTS_LOG_LINES, EVENTS_LOG_MS, LOG_LEVEL_INFO, "Redis takes what this agent knows again",
+		"dropped=%lu", (unsigned long)events->stats.dropped);
 	events->writer.fault = EVENTS_FAULT_NONE;
 	events_check_epoch(events);
 }

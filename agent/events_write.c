@@ -10,7 +10,8 @@
  *
  * A batch stays in the queue until Redis has executed it. After a lost connection it is sent again: an event told twice
  * changes nothing. When Redis refuses (out of memory, a read-only replica) the queue keeps what it can and it is tried
- * again every RETRY_MS, with a greeting if there is nothing else to tell; what made room was lost (@lost_own), so all that is own is told again afterwards. Of the keys alone
+ * again every RETRY_MS, with a greeting if there is nothing else to tell;
+ * what made room was lost (@lost_own), so all that is own is told again afterwards. Of the keys alone
  * (another type under one of them) nothing is tried again.
  */
 #include <errno.h>

@@ -342,7 +342,8 @@ static bool was_here(const struct exchange *exchange, const struct http_head *he
 		found = http_text_equal_nocase(head->field[i].name, "Via") &&
 			memmem(head->field[i].value.at, head->field[i].value.len, agent->pseudonym, strlen(agent->pseudonym));
 	if (found)
-		log_paced(&agent->loops, 1, LOOP_LOG_MS, LOG_LEVEL_ERROR, "a request has come back: a pod is this agent, or leads to it", "id=%s from=%s",
+		log_paced(&agent->loops, 1, LOOP_LOG_MS, LOG_LEVEL_ERROR, "a request has come back: a pod is this agent, or leads to it",
+			"id=%s from=%s",
 			exchange->request_id, address_format(&exchange->client->address, from));
 	return found;
 }

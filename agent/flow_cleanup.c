@@ -18,17 +18,15 @@
 /* A pinned map whose values are what this build takes them for. Return: its descriptor, or -1. */
 static int open_map(const char *pin_dir, const char *name, uint32_t value_size, uint32_t *n)
 {
-	struct bpf_map_info info = { 0 };
-	uint32_t len = sizeof(info);
+	struct bpf_map_info info;
 	char path[PIN_PATH_MAX];
-	int fd = bpf_obj_get(pin_path(path, pin_dir, name));
+	int fd = pin_open_map(pin_path(path, pin_dir, name), &info);
 
 	if (fd < 0)
 		return -1;
-	if (!bpf_obj_get_info_by_fd(fd, &info, &len) && info.value_size == value_size) {
-		*n = info.max_entries;
+	*n = info.max_entries;
+	if (info.value_size == value_size)
 		return fd;
-	}
 	close(fd);
 	return -1;
 }

@@ -149,12 +149,10 @@ int flow_open(struct flow_table *table, const struct flow_spec *spec, struct exc
 	return 0;
 }
 
-static void drop_entries(struct flow_table *table, uint32_t index)
+static void drop_entries(int flows_fd, const struct slot *slot, uint32_t index)
 {
-	int fd = datapath_map_fd(table->datapath, MAP_FLOWS);
-
-	drop_entry(fd, &table->slots[index].client, index);
-	drop_entry(fd, &table->slots[index].pod, index);
+	drop_entry(flows_fd, &slot->client, index);
+	drop_entry(flows_fd, &slot->pod, index);
 }
 
 bool flow_undo(struct flow_table *table, uint32_t index)
@@ -162,7 +160,7 @@ bool flow_undo(struct flow_table *table, uint32_t index)
 	const struct slot *slot = &table->slots[index];
 	bool unknown;
 
-	drop_entries(table, index);
+	drop_entries(datapath_map_fd(table->datapath, MAP_FLOWS), slot, index);
 	unknown = slot->pod_next == slot->pod_start && !(slot->flags & (SLOT_ACKED | SLOT_HEAD));
 	give_slot_back(table, index);
 	return unknown;
@@ -251,7 +249,7 @@ void flow_close(struct flow_table *table, uint32_t index)
 	uint16_t port = be16toh(slot->pod.dport);
 
 	flow_count_end(table, index);
-	drop_entries(table, index);
+	drop_entries(datapath_map_fd(table->datapath, MAP_FLOWS), slot, index);
 	if (!(slot->flags & SLOT_AFFINITY))
 		upstream_give_port(table->agent->upstreams, flow_endpoint(slot), port);
 	give_slot_back(table, index);
@@ -281,8 +279,7 @@ bool flow_end_both(int flows_fd, const struct slot *slot, uint32_t index, int er
 	struct flow up = { 0 };
 
 	bpf_map_lookup_elem(flows_fd, &slot->client, &up);
-	drop_entry(flows_fd, &slot->client, index);
-	drop_entry(flows_fd, &slot->pod, index);
+	drop_entries(flows_fd, slot, index);
 	if (slot->flags & (SLOT_RESET | SLOT_ORPHAN))
 		return false;
 	err[0] = slot->flags & SLOT_POD_FIN_ACKED ? 0 : flow_reset_client(slot, &slot->client, slot->client_next - up.seq_add);
@@ -297,7 +294,8 @@ void flow_reset(struct flow_table *table, uint32_t index, const char *why)
 
 	if (flow_end_both(datapath_map_fd(table->datapath, MAP_FLOWS), slot, index, err)) {
 		table->counts.reset++;
-		log_paced(&table->resets, RESETS_LOGGED, 1000, LOG_LEVEL_INFO, "flow reset", "id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH,
+		log_paced(&table->resets, RESETS_LOGGED, 1000, LOG_LEVEL_INFO, "flow reset",
+			"id=%.*s why=\"%s\" client_errno=%d pod_errno=%d", ID_WIDTH,
 			slot->request_id, why, -err[0], -err[1]);
 	}
 	flow_close(table, index);

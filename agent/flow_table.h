@@ -58,7 +58,10 @@ int flow_open(struct flow_table *table, const struct flow_spec *spec, struct exc
 /** flow_slot() - of an open one, mapped: programs write to it at the same time. */
 struct slot *flow_slot(struct flow_table *table, uint32_t index);
 
-/** flow_reset_client() - RST to the client of @slot, whose entries are out. @arriving: as its packets come; @ack: what it would send next. Return: 0 or -errno. */
+/**
+ * flow_reset_client() - RST to the client of @slot, whose entries are out.
+ * @arriving: as its packets come; @ack: what it would send next. Return: 0 or -errno.
+ */
 int flow_reset_client(const struct slot *slot, const struct flow_key *arriving, uint32_t ack);
 
 /** flow_undo() - takes the entries out again. Return: whether the client can know nothing of the pod. */

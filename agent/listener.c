@@ -64,7 +64,8 @@ static void accept_failed(struct listeners *listeners, int err)
 	metrics_accept_error(listeners->agent->metrics);
 	if (err != EMFILE && err != ENFILE && err != ENOBUFS && err != ENOMEM)
 		return; /* of that connection alone, as ECONNABORTED */
-	log_paced(&listeners->pace, 1, COMPLAIN_EVERY_MS, LOG_LEVEL_WARN, "accepting connections paused", "errno=%d connections=%lu", err,
+	log_paced(&listeners->pace, 1, COMPLAIN_EVERY_MS, LOG_LEVEL_WARN, "accepting connections paused",
+		"errno=%d connections=%lu", err,
 		(unsigned long)listeners->agent->n_clients);
 	set_paused(listeners, true);
 	event_add(listeners->pause, &pause);

@@ -53,14 +53,13 @@ static bool is_live(const struct older *older, const struct slot_head *head)
 /* Return: 1 when a connection lives, 0, or -errno when the map is not what it should be. */
 static int has_live_slots(const struct older *older, const char *dir)
 {
-	struct bpf_map_info info = { 0 };
-	uint32_t len = sizeof(info);
+	struct bpf_map_info info;
 	char path[PIN_PATH_MAX], value[SLOT_BYTES_MAX];
-	int fd = bpf_obj_get(pin_path(path, dir, "slots")), found = 0;
+	int fd = pin_open_map(pin_path(path, dir, "slots"), &info), found = 0;
 
 	if (fd < 0)
-		return errno == ENOENT ? 0 : -errno;
-	if (bpf_obj_get_info_by_fd(fd, &info, &len) || info.value_size > sizeof(value) || info.value_size < sizeof(struct slot_head))
+		return fd == -ENOENT ? 0 : fd;
+	if (info.value_size > sizeof(value) || info.value_size < sizeof(struct slot_head))
 		found = -EINVAL;
 	for (uint32_t i = 0; !found && i < info.max_entries; i++) {
 		struct slot_head head;
@@ -90,15 +89,14 @@ static void reserve_port(struct older *older, const struct flow_key *key)
 
 static void reserve_ports(struct older *older, const char *dir)
 {
-	struct bpf_map_info info = { 0 };
-	uint32_t len = sizeof(info);
+	struct bpf_map_info info;
 	char path[PIN_PATH_MAX];
 	struct flow_key key, *last = NULL;
-	int fd = bpf_obj_get(pin_path(path, dir, "flows"));
+	int fd = pin_open_map(pin_path(path, dir, "flows"), &info);
 
 	if (fd < 0)
 		return;
-	if (!bpf_obj_get_info_by_fd(fd, &info, &len) && info.key_size == sizeof(key)) {
+	if (info.key_size == sizeof(key)) {
 		while (!bpf_map_get_next_key(fd, last, &key)) {
 			reserve_port(older, &key);
 			last = &key;

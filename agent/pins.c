@@ -3,6 +3,7 @@
 #define _XOPEN_SOURCE 700
 #include "agent/pins.h"
 
+#include <bpf/bpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -120,6 +121,21 @@ bool pins_held(const char *dir)
 	if (fd >= 0)
 		close(fd);
 	return fd == -EBUSY;
+}
+
+int pin_open_map(const char *path, struct bpf_map_info *info)
+{
+	uint32_t len = sizeof(*info);
+	int fd = bpf_obj_get(path), err;
+
+	if (fd < 0)
+		return -errno;
+	memset(info, 0, sizeof(*info));
+	err = bpf_obj_get_info_by_fd(fd, info, &len);
+	if (!err)
+		return fd;
+	close(fd);
+	return err;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

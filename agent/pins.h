@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct bpf_map_info;
+
 enum { PIN_PATH_MAX = 512, PIN_DIR_MAX = 400 /* leaves room for the longest name of a link */ };
 
 /** pin_path() - "@dir/@name" into @out of PIN_PATH_MAX bytes. Return: @out. */
@@ -28,6 +30,9 @@ int pins_lock(const char *dir);
 
 /** pins_held() - whether an agent has @dir just now; who asks holds it itself for a moment. */
 bool pins_held(const char *dir);
+
+/** pin_open_map() - the map that is pinned at @path. @info: of it. Return: its descriptor or -errno. */
+int pin_open_map(const char *path, struct bpf_map_info *info);
 
 /** pins_remove() - all below @dir, @dir itself, and its parent if that is left empty and called llmd. Return: 0 or -errno. */
 int pins_remove(const char *dir);

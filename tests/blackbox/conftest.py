@@ -97,16 +97,15 @@ class Agent(Process):
         wait_for(lambda: all(e["inflight_requests"] == 0 and e["inflight_tokens"] == 0 for e in self.json("/v1/endpoints")), "no request in flight")
 
 
-class Pod:
-    """A pod whose behaviour is a function of the connection; it gets the socket and the request's bytes."""
+class Server:
+    """Calls serve(connection) in a thread of its own for each connection."""
 
-    def __init__(self, behave, endpoint="127.0.0.1:0"):
+    def __init__(self, endpoint="127.0.0.1:0"):
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind((endpoint.split(":")[0], int(endpoint.split(":")[1])))
         self.socket.listen(64)
         self.endpoint = "127.0.0.1:%d" % self.socket.getsockname()[1]
-        self.behave, self.requests = behave, []
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -116,6 +115,17 @@ class Pod:
             except OSError:
                 return
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def end(self):
+        self.socket.close()
+
+
+class Pod(Server):
+    """A pod whose behaviour is a function of the connection; it gets the socket and the request's bytes."""
+
+    def __init__(self, behave, endpoint="127.0.0.1:0"):
+        self.behave, self.requests = behave, []
+        super().__init__(endpoint)
 
     def serve(self, connection):
         try:
@@ -129,9 +139,6 @@ class Pod:
         except OSError:
             pass
         connection.close()
-
-    def end(self):
-        self.socket.close()
 
 
 def read_message(connection):

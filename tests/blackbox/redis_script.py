@@ -3,6 +3,8 @@
 import socket
 import threading
 
+from conftest import Server
+
 
 CLOSE = object()
 
@@ -16,7 +18,7 @@ def array(*items):
     return b"*%d\r\n%s" % (len(items), b"".join(items))
 
 
-class ScriptedRedis:
+class ScriptedRedis(Server):
     """
     @says: called with the words of each command, as bytes; what it returns is sent as it is. CLOSE: the connection is closed.
     Commands for which it returns None are answered as an empty Redis does.
@@ -28,20 +30,8 @@ class ScriptedRedis:
 
     def __init__(self, says):
         self.says, self.commands, self.ended = says, [], threading.Event()
-        self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.listen(64)
-        self.port = self.socket.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}"
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+        super().__init__()
+        self.url = f"redis://{self.endpoint}"
 
     @staticmethod
     def words_of(stream):
@@ -74,4 +64,4 @@ class ScriptedRedis:
 
     def end(self):
         self.ended.set()
-        self.socket.close()
+        super().end()
