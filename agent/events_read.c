@@ -199,12 +199,33 @@ static void send_read(struct events *events)
 	redis_send(events->reader.conn, &handler, 8, argument, NULL);
 }
 
+/*
+ * An entry that was added right after Redis was emptied may have the number of the one that must be there. The epoch has not; it is not
+ * asked about again before the writer knows the new one.
+ */
+static void on_epoch_item(void *ctx, const struct redis_item *item)
+{
+	struct events *events = ctx;
+	char *seen = events->writer.seen_epoch;
+
+	if (!*seen || (item->type != REDIS_NIL && item->type != REDIS_STRING))
+		return;
+	if (item->type == REDIS_STRING && item->len == strlen(seen) && !memcmp(item->text, seen, item->len))
+		return;
+	*seen = '\0';
+	events->reader.went_back = true;
+	events_want_resync(events, EVENTS_RESYNC_GAP);
+}
+
 static void send_check(struct events *events)
 {
 	const struct redis_handler handler = { on_check_item, on_checked, events }, empty = { on_length_item, on_checked, events };
+	const struct redis_handler epoch = { on_epoch_item, NULL, events };
+	static const char *const get[] = { "GET", EVENTS_EPOCH };
 	char id[STREAM_ID_TEXT_MAX];
 	const char *const check[] = { "XREVRANGE", EVENTS_STREAM, id, "-", "COUNT", "1" }, *const length[] = { "XLEN", EVENTS_STREAM };
 
+	redis_send(events->reader.conn, &epoch, 2, get, NULL);
 	stream_id_format(&events->reader.check, id);
 	if (events->reader.check.ms || events->reader.check.n)
 		redis_send(events->reader.conn, &handler, 6, check, NULL);

@@ -47,6 +47,19 @@ def test_redis_goes_away_under_load(cluster, under_load, how):
     wait_for(lambda: blocks(late) == blocks(c.agents[0]), lambda: f"{blocks(late)} to be {blocks(c.agents[0])}", 60)
 
 
+def test_emptied_and_the_last_entry_s_number_used_again(cluster):
+    """As happens when Redis is emptied and written to within a millisecond."""
+    c = cluster()
+    ask_in_turn(c.agents, [f"before-{i}" for i in range(9)])
+    c.live()
+    last = c.redis("XREVRANGE", "llmd:events", "+", "-", "COUNT", 1)[0][0]
+    c.redis.connection.many([("MULTI",), ("FLUSHALL",), ("XADD", "llmd:events", last, "v", 1, "t", "hello"), ("EXEC",)])
+    assert all(wait_for(lambda a=a: a.metric('llmd_events_resyncs_total{why="gap"}'), "the gap to be counted") for a in c.agents)
+    c.agree([f"before-{i}" for i in range(9)])
+    c.blocks_agree()
+    wait_for(lambda: len(c.redis("KEYS", "llmd:session:*")) == 9, "all sessions in the snapshot", 60)
+
+
 def test_trimmed_past_a_stopped_agent(cluster, secret):
     c = cluster(options=("--redis-stream-max", "1024"))
     late = c.agents[2]
